@@ -1,0 +1,76 @@
+# Words from Noise: everything from a fresh clone with Python, make and git.
+# Settings: PYTHON=python3.13  VENV=.venv  TORCH_INDEX=  PYTEST_ARGS="-x"
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+JUPYTER_BOOK_ARGS ?=
+
+# Where pip may find a torch without CUDA; empty on a machine with an NVIDIA
+# card. If the address does not answer, pip goes on with its usual index.
+TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download.pytorch.org/whl/cpu)
+
+# The book asks for nothing over the network while it runs.
+export HF_HUB_OFFLINE ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help book test refresh checkpoints lint clean distclean
+.PRECIOUS: $(VENV)/.%
+.NOTPARALLEL:
+
+help:
+	@echo "make book         build the book: executed HTML in _build/html"
+	@echo "make test         run all tests, notebooks included"
+	@echo "make refresh      run the chapters and store their outputs"
+	@echo "make checkpoints  train the embedded checkpoints again (minutes)"
+	@echo "make lint         check style and formatting, notebooks included"
+	@echo "make clean        remove what was built (distclean: .venv too)"
+
+# One environment, .venv; a stamp for each set of packages put into it.
+$(VENV)/.%: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "This book needs Python 3.11 or newer, but '$(PYTHON)' is" \
+	    "$$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 ..."; \
+	  exit 1; }
+	@test -x $(BIN)/python || { echo "creating $(VENV)"; \
+	  $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; }
+	@echo "installing the packages for '$*' (minutes, the first time)"
+	@$(BIN)/python -c 'import torch' 2>/dev/null || \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check \
+	    --no-deps --retries 0 -c constraints.txt \
+	    $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	@$(BIN)/python -m pip install -q --disable-pip-version-check \
+	  -c constraints.txt -e '.[$*]'
+	@touch $@
+
+# A page with a warning would not warn again once Sphinx has stored it:
+# after a failure the stored pages go, the executed notebooks stay.
+book: $(VENV)/.book
+	@$(BIN)/jupyter-book build . -W -n --keep-going $(JUPYTER_BOOK_ARGS) || \
+	  { rm -rf _build/.doctrees; \
+	    echo "The book was not built: see the warnings above" \
+	      "and _build/html/reports/."; exit 1; }
+	@echo "The book is at file://$(CURDIR)/_build/html/index.html"
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest --nbval $(PYTEST_ARGS)
+
+refresh: $(VENV)/.test
+	$(BIN)/python tools/refresh.py
+
+checkpoints: $(VENV)/.test
+	$(BIN)/python tools/make_checkpoints.py
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf _build build dist *.egg-info
+	rm -rf .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune \
+	  -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,209 @@
+"""Sphinx extension of this book: what Jupyter Book leaves to be done.
+
+- A change in ``dblm_lib/``, ``data/`` or the installed versions runs the
+  chapters again; the cache of Jupyter Book looks at the notebooks alone.
+- One line under each chapter's title: how long it ran, how long it reads.
+- MathJax is copied from an installed package, so no page needs a network.
+- Scripts that the theme would write twice are written once.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+from docutils import nodes
+from myst_nb.sphinx_ import NbMetadataCollector
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[1]
+# What decides the numbers on a page, besides the notebooks themselves.
+SOURCES = ("dblm_lib", "data")
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "matplotlib")
+WORDS_PER_MINUTE = 200
+CODE_LINES_PER_MINUTE = 30
+# Input TeX, output HTML; speech and other formats stay out (6 MB).
+MATHJAX_PARTS = (
+    "tex-chtml.js",
+    "input/tex/extensions",
+    "output/chtml/fonts",
+    "a11y",
+    "ui",
+)
+
+
+@lru_cache
+def fingerprint(root=ROOT):
+    """Return a digest of the library, its data and the versions below it."""
+    digest = hashlib.sha256(platform.python_version().encode())
+    for package in PACKAGES:
+        digest.update(f"{package} {_version(package)}\n".encode())
+    for folder in SOURCES:
+        for path in sorted((Path(root) / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(path.relative_to(root).as_posix().encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def forget_stale_runs(app):
+    """Empty the notebook cache when the library or its data changed."""
+    settings = app.env.mystnb_config
+    if settings.execution_mode != "cache":
+        return
+    cache = Path(settings.execution_cache_path)
+    stamp = cache / "library.sha256"
+    if not stamp.exists() or stamp.read_text() != fingerprint():
+        shutil.rmtree(cache, ignore_errors=True)
+        cache.mkdir(parents=True)
+        stamp.write_text(fingerprint())
+
+
+def outdated_chapters(app, env, added, changed, removed):
+    """Name the notebooks to read again: new library, or a failed run."""
+    forget_stale_runs(app)
+    notebooks = [
+        name
+        for name in env.found_docs
+        if str(env.doc2path(name)).endswith(".ipynb")
+    ]
+    if getattr(env, "dblm_fingerprint", None) != fingerprint():
+        env.dblm_fingerprint = fingerprint()
+        return notebooks
+    return [name for name in notebooks if _failed(env, name)]
+
+
+def _run_of(env, docname):
+    """Return how a notebook ran in this build, or None."""
+    return NbMetadataCollector.get_exec_data(env, docname)
+
+
+def _failed(env, docname):
+    run = _run_of(env, docname)
+    return run is not None and not run["succeeded"]
+
+
+def reading_minutes(doctree):
+    """Estimate how long the text and the shown code take to read."""
+    words = lines = 0
+    for node in doctree.findall(nodes.literal_block):
+        lines += len(node.astext().splitlines())
+    for kind in (nodes.paragraph, nodes.title):
+        for node in doctree.findall(kind):
+            words += len(node.astext().split())
+    minutes = words / WORDS_PER_MINUTE + lines / CODE_LINES_PER_MINUTE
+    return max(1, round(minutes))
+
+
+def running_note(run, minutes):
+    """Write the line under a title.
+
+    Parameters
+    ----------
+    run : dict or None
+        Execution data of MyST-NB; None where the build ran nothing.
+    minutes : int
+        Reading time.
+    """
+    reading = f"about {minutes} minute{'s' if minutes > 1 else ''} of reading"
+    if run is None or run.get("runtime") is None:
+        return reading[0].upper() + reading[1:]
+    seconds = max(1, round(run["runtime"]))
+    versions = (
+        f"torch {_version('torch')}, Python {platform.python_version()}"
+    )
+    return f"Runs in {seconds} s on {device()} here ({versions}) · {reading}"
+
+
+def device():
+    """Name what the chapters run on, without importing torch."""
+    return "CPU" if shutil.which("nvidia-smi") is None else "a GPU machine"
+
+
+def add_running_note(app, doctree):
+    """Insert the line about time under the title of a notebook's page."""
+    docname = app.env.docname
+    section = doctree.next_node(nodes.section)
+    if section is None or not isinstance(section[0], nodes.title):
+        return
+    if not str(app.env.doc2path(docname)).endswith(".ipynb"):
+        return
+    text = running_note(_run_of(app.env, docname), reading_minutes(doctree))
+    section.insert(1, nodes.paragraph("", text, classes=["running-note"]))
+
+
+class BuildVersions(SphinxDirective):
+    """``{build-versions}``: what machine and versions made these pages."""
+
+    def run(self):
+        """Return a list of the versions that decide the numbers."""
+        facts = [
+            f"Python {platform.python_version()}",
+            *(f"{name} {_version(name)}" for name in PACKAGES),
+            f"{platform.system()} on {platform.machine()}, "
+            f"{os.cpu_count()} CPU cores",
+        ]
+        items = [
+            nodes.list_item("", nodes.paragraph("", fact)) for fact in facts
+        ]
+        return [nodes.bullet_list("", *items)]
+
+
+def copy_mathjax(app):
+    """Copy MathJax with its fonts beside the pages that use it."""
+    if app.builder.format != "html":
+        return
+    try:
+        package = metadata.distribution("sphinx-mathjax-offline")
+    except metadata.PackageNotFoundError:
+        logger.warning("MathJax: pip install sphinx-mathjax-offline")
+        return
+    source = Path(
+        package.locate_file("sphinx-mathjax-offline/static/mathjax")
+    )
+    target = Path(app.outdir) / "_static" / "mathjax"
+    for part in MATHJAX_PARTS:
+        if (source / part).is_dir():
+            shutil.copytree(source / part, target / part, dirs_exist_ok=True)
+        else:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / part, target / part)
+
+
+def drop_repeated_scripts(app, pagename, templatename, context, doctree):
+    """Keep the first of equal scripts: a second `const` is an error."""
+    seen, kept = set(), []
+    for script in context.get("script_files", []):
+        key = (
+            getattr(script, "filename", None) or str(script),
+            getattr(script, "attributes", {}).get("body"),
+        )
+        if key not in seen:
+            seen.add(key)
+            kept.append(script)
+    context["script_files"] = kept
+
+
+def setup(app):
+    """Connect the parts above to the build."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    app.add_directive("build-versions", BuildVersions)
+    app.connect("builder-inited", copy_mathjax)
+    app.connect("env-get-outdated", outdated_chapters)
+    app.connect("doctree-read", add_running_note)
+    app.connect("html-page-context", drop_repeated_scripts, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
