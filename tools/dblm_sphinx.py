@@ -122,9 +122,7 @@ def running_note(run, minutes):
     if run is None or run.get("runtime") is None:
         return reading[0].upper() + reading[1:]
     seconds = max(1, round(run["runtime"]))
-    versions = (
-        f"torch {_version('torch')}, Python {platform.python_version()}"
-    )
+    versions = f"torch {_version('torch')}, Python {platform.python_version()}"
     return f"Runs in {seconds} s on {device()} here ({versions}) · {reading}"
 
 
@@ -153,7 +151,7 @@ class BuildVersions(SphinxDirective):
         facts = [
             f"Python {platform.python_version()}",
             *(f"{name} {_version(name)}" for name in PACKAGES),
-            f"{platform.system()} on {platform.machine()}, "
+            f"{platform.system()}, {platform.machine()}",
             f"{os.cpu_count()} CPU cores",
         ]
         items = [
@@ -171,9 +169,7 @@ def copy_mathjax(app):
     except metadata.PackageNotFoundError:
         logger.warning("MathJax: pip install sphinx-mathjax-offline")
         return
-    source = Path(
-        package.locate_file("sphinx-mathjax-offline/static/mathjax")
-    )
+    source = Path(package.locate_file("sphinx-mathjax-offline/static/mathjax"))
     target = Path(app.outdir) / "_static" / "mathjax"
     for part in MATHJAX_PARTS:
         if (source / part).is_dir():
