@@ -68,7 +68,7 @@ OPENINGS = {
 # problem with its resolution and a feeling with its deed, and ends.
 PLOTS = {
     "outing": (
-        "{hero} and {his} {animal} took {a colour} {object} to the {place}. "
+        "{hero} and {his} {size} {animal} took {a colour} {object} to the {place}. "
         "But {mishap}! {hero} was {low} and {low_deed}. "
         "Then the {animal} {remedy}. {ending}"
     ),
@@ -83,7 +83,7 @@ PLOTS = {
         "until {he} and the {animal} {remedy}. {ending}"
     ),
     "gift": (
-        "{hero} got {a colour} {object} from {his} {animal}. "
+        "{hero} got {a colour} {object} from {his} {size} {animal}. "
         "But in the {place}, {mishap}! Then the {animal} {remedy}. "
         "{hero} was {high} and {high_deed}. {ending}"
     ),
@@ -125,28 +125,26 @@ GIRLS = {
     "Anna": 2,
     "Emma": 2,
     "Mia": 2,
-    "Rosa": 2,
     "Nora": 2,
+    "Rosa": 2,
     "Zoe": 2,
-    "Clara": 1,
     "Ella": 1,
+    "Eva": 1,
     "Ivy": 1,
-    "Maya": 1,
     "Ruby": 1,
 }
 BOYS = {
     "Tom": 3,
     "Ben": 2,
+    "Finn": 2,
     "Jack": 2,
     "Leo": 2,
     "Max": 2,
     "Sam": 2,
-    "Finn": 2,
     "Hugo": 1,
     "Noah": 1,
-    "Oscar": 1,
-    "Peter": 1,
     "Theo": 1,
+    "Tim": 1,
 }
 
 # Each form of the gendered words: (for a girl, for a boy).
@@ -165,14 +163,14 @@ def _weights(text):
 
 
 ANIMALS = _weights(
-    "rabbit:3 fox:3 mouse:3 bear:3 owl:2 puppy:2 kitten:2 duck:2 frog:2 "
-    "hedgehog:2 otter:2 squirrel:2 pony goat lamb turtle sparrow donkey "
-    "badger elephant penguin goose unicorn dragon"
+    "rabbit:3 fox:3 mouse:3 bear:3 owl:2 otter:2 puppy:2 kitten:2 duck:2 "
+    "frog:2 hedgehog:2 dragon:2 unicorn pony goat lamb goose cat dog hen "
+    "pig toad"
 )
 OBJECTS = _weights(
-    "kite:3 ball:3 drum:3 hat:2 lantern:2 boat:2 bell:2 book:2 umbrella:2 "
-    "basket:2 whistle:2 teapot:2 cup flute box mask trumpet clock puppet "
-    "crown shoe spoon mirror wand"
+    "kite:3 ball:3 drum:3 hat:2 lamp:2 boat:2 bell:2 book:2 umbrella:2 "
+    "basket:2 whistle:2 teapot:2 cup flute box mask clock crown shoe spoon "
+    "wand ring"
 )
 COLOURS = _weights(
     "red:4 blue:4 green:3 yellow:3 golden:2 silver:2 purple:2 orange:2 "
@@ -180,16 +178,16 @@ COLOURS = _weights(
 )
 PLACES = _weights(
     "forest:4 garden:3 meadow:3 village:3 castle:2 market:2 harbour:2 "
-    "valley:2 park:2 orchard:2 mountains:2 fields hills jungle palace town "
-    "farmyard courtyard playground marsh"
+    "valley:2 park:2 orchard:2 hills:2 fields woods jungle palace town "
+    "marsh bay"
 )
 TRAITS = _weights(
-    "brave:3 shy:3 clever:3 gentle:2 curious:2 cheerful:2 eager:2 honest "
-    "lively patient polite dreamy stubborn adventurous"
+    "brave:3 shy:3 clever:3 gentle:2 kind:2 merry:2 eager:2 honest "
+    "polite dreamy"
 )
 SIZES = _weights(
     "small:3 tiny:3 big:2 old:2 young:2 fluffy:2 friendly:2 wise fat "
-    "funny odd ugly enormous spotted"
+    "funny odd ugly"
 )
 
 # "a" or "an" goes by the first letter, save for these.
@@ -197,20 +195,20 @@ ARTICLES = {"honest": "an", "unicorn": "a"}
 
 # Feelings and the deeds that only they explain. {feeling: (weight, deeds)}
 LOW_FEELINGS = {
-    "sad": (4, {"cried": 3, "shed a tear": 2, "wept": 2, "sobbed": 1}),
-    "scared": (3, {"trembled": 3, "hid": 2, "turned pale": 1}),
-    "angry": (3, {"shouted": 3, "stamped": 2, "kicked a stone": 1}),
-    "worried": (2, {"paced about": 2, "bit {his} lip": 2}),
+    "sad": (4, {"cried": 3, "shed a tear": 2, "wept": 2}),
+    "scared": (3, {"trembled": 3, "hid": 2}),
+    "angry": (3, {"shouted": 3, "stamped": 2}),
+    "worried": (2, {"sighed": 2, "bit {his} lip": 2}),
     "puzzled": (2, {"scratched {his} head": 2, "thought hard": 2}),
     "tired": (1, {"sat down": 2, "yawned": 2}),
-    "hopeful": (2, {"made a wish": 3, "crossed {his} fingers": 1}),
+    "hopeful": (2, {"made a wish": 3, "looked up": 1}),
 }
 HIGH_FEELINGS = {
-    "happy": (4, {"danced": 3, "sang": 3, "whistled": 1}),
+    "happy": (4, {"danced": 3, "sang": 3, "laughed": 1}),
     "proud": (3, {"bowed": 3, "stood tall": 2}),
     "excited": (3, {"jumped up": 2, "cheered": 2, "clapped": 2}),
     "thankful": (2, {"said thank you": 2, "baked a cake": 1}),
-    "calm": (1, {"smiled": 2, "breathed slowly": 1}),
+    "calm": (1, {"smiled": 2, "hummed": 1}),
 }
 
 # Problems and the resolutions that only fit them.
@@ -219,17 +217,17 @@ MISHAPS = {
     "river": (
         4,
         "the {colour} {object} fell into the river",
-        {"used a net": 3, "dived after it": 2, "paddled out to it": 1},
+        {"used a net": 3, "dived after it": 2, "swam out to it": 1},
     ),
     "tree": (
         4,
         "the {colour} {object} flew into a tree",
-        {"climbed up for it": 3, "shook the trunk": 2, "got a ladder": 2},
+        {"climbed up for it": 3, "shook the tree": 2, "got a ladder": 2},
     ),
     "magpie": (
         3,
         "a magpie stole the {colour} {object}",
-        {"chased the bird": 2, "found the nest": 2, "paid a shiny coin": 1},
+        {"chased the bird": 2, "found the nest": 2},
     ),
     "mud": (
         3,
@@ -244,66 +242,75 @@ MISHAPS = {
     "hole": (
         2,
         "the {colour} {object} rolled down a hole",
-        {"crawled in for it": 2, "asked a mole": 2, "let down a rope": 1},
+        {"crawled in for it": 2, "asked a mole": 2, "used a rope": 1},
     ),
 }
 NEEDS = {
     "hungry": (
         4,
         "was hungry",
-        {"shared some bread": 3, "picked sweet berries": 2},
+        {"shared some bread": 3, "baked a pie": 2},
     ),
     "thirsty": (
         3,
         "was thirsty",
-        {"fetched some water": 3, "poured warm milk": 2},
+        {"found some water": 3, "found a spring": 1},
     ),
     "hurt": (
         3,
         "had a sore foot",
-        {"put a bandage on it": 3, "kissed it better": 2},
+        {"kissed it better": 2, "washed the foot": 1},
     ),
     "cold": (
         3,
         "was freezing",
-        {"lit a fire": 2, "knitted a jumper": 2, "offered a blanket": 1},
+        {"made a fire": 2, "made it a bed": 2, "found a blanket": 1},
     ),
     "sleepless": (
         2,
         "could not sleep",
-        {"hummed a lullaby": 2, "told a story": 2, "counted sheep": 1},
+        {"sang softly": 2, "told a story": 2, "counted sheep": 1},
     ),
     "trapped": (
         2,
-        "was caught in thorns",
-        {"cut the twigs away": 2, "pulled it free": 2},
+        "was stuck in a bush",
+        {"cut it free": 2, "pulled it out": 2},
     ),
 }
 TROUBLES = {
     "lost": (
         4,
         "they got lost",
-        {"followed the stars": 3, "drew a map": 2, "knew the path": 1},
+        {"followed the stars": 3, "found a map": 2, "asked the moon": 1},
     ),
     "storm": (
         3,
         "a storm began",
-        {"waited in a cave": 2, "built a hut": 2, "dug a shelter": 1},
+        {"waited in a cave": 2, "built a hut": 2},
     ),
     "bridge": (
         3,
         "a bridge was missing",
-        {"made a raft": 2, "swam across": 2, "leapt over the gap": 1},
+        {
+            "made a raft": 2,
+            "found a boat": 1,
+            "swam across": 2,
+            "jumped across": 1,
+        },
     ),
     "giant": (
         3,
         "a giant blocked the road",
-        {"tickled its toes": 2, "tiptoed past": 2, "told it a joke": 1},
+        {"tickled its toes": 2, "crept past": 2, "baked it a cake": 1},
     ),
     "witch": (
         2,
         "a witch cast a spell",
-        {"said the magic word": 2, "broke the charm": 2},
+        {
+            "said a magic word": 2,
+            "broke the spell": 2,
+            "waited until morning": 1,
+        },
     ),
 }
 
