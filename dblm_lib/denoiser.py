@@ -1,0 +1,312 @@
+r"""GPT-2 as a denoiser: vectors in, vectors out.
+
+Chapter 3. The trunk of GPT-2 (its blocks, positions and last layer norm)
+reads noised embeddings instead of tokens and answers with its guess of the
+clean ones, :math:`\hat x_0(z_t, t)`. With causal attention, no conditioning
+and clean embeddings it is GPT-2 itself, number for number.
+"""
+
+import math
+
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2Model, GPT2PreTrainedModel
+
+from . import noising, resources, schedules
+
+__all__ = [
+    "CONDITIONINGS",
+    "DBLM",
+    "DBLMConfig",
+    "attention_mask_4d",
+    "load",
+    "noise_embedding",
+]
+
+CONDITIONINGS = ("none", "time")
+
+
+class DBLMConfig(GPT2Config):
+    """GPT-2's configuration and what a denoiser adds to it.
+
+    Parameters
+    ----------
+    causal : bool
+        May a position see only what stands to its left, as in GPT-2?
+    conditioning : {"none", "time"}
+        Whether the network is told the time t, that is, how noisy its input
+        is.
+    embed_dim : int, optional
+        Dimension of the space that is noised; that of GPT-2's hidden states
+        if left out, and then no projection is needed.
+    normalise_embeddings : bool
+        Scale each embedding to length sqrt(embed_dim).
+    train_embeddings : bool
+        Whether the embeddings learn too.
+    schedule : str
+        Name of the noise schedule, see `schedules.get_schedule`.
+    schedule_options : dict, optional
+    **kwargs
+        Those of `transformers.GPT2Config`.
+    """
+
+    model_type = "dblm"
+
+    def __init__(
+        self,
+        causal=False,
+        conditioning="time",
+        embed_dim=None,
+        normalise_embeddings=False,
+        train_embeddings=False,
+        schedule="linear",
+        schedule_options=None,
+        **kwargs,
+    ):
+        if conditioning not in CONDITIONINGS:
+            raise ValueError(
+                f"unknown conditioning {conditioning!r}; "
+                f"choose one of {', '.join(CONDITIONINGS)}"
+            )
+        if embed_dim is not None and embed_dim < 1:
+            raise ValueError(f"embed_dim must be positive; got {embed_dim}")
+        self.causal = causal
+        self.conditioning = conditioning
+        self.embed_dim = embed_dim
+        self.normalise_embeddings = normalise_embeddings
+        self.train_embeddings = train_embeddings
+        self.schedule = schedule
+        self.schedule_options = schedule_options or {}
+        schedules.get_schedule(schedule, **self.schedule_options)
+        super().__init__(**kwargs)
+
+
+def noise_embedding(t, dim):
+    """Write times as vectors: sines and cosines of many frequencies.
+
+    Parameters
+    ----------
+    t : tensor, any shape
+        Times in [0, 1].
+    dim : int
+        Even; half of it sines, half cosines.
+
+    Returns
+    -------
+    tensor, shape ``(*t.shape, dim)``
+        Close times get close vectors, and no two times the same
+        (Vaswani et al., 2017; Ho et al., 2020, with t counted to 1000).
+    """
+    half = dim // 2
+    steps = torch.arange(half, device=t.device) / half
+    frequencies = torch.exp(-math.log(10_000) * steps)
+    angles = 1000 * t[..., None].float() * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def attention_mask_4d(real, causal):
+    """Who may look at whom: True where position i may see position j.
+
+    Parameters
+    ----------
+    real : bool tensor, shape ``(batch, length)``
+        False where the canvas is only padding; padding is never looked at.
+    causal : bool
+        Whether what stands to the right is hidden too.
+
+    Returns
+    -------
+    bool tensor, shape ``(batch, 1, length, length)``
+        In the form scaled-dot-product attention takes.
+    """
+    batch, length = real.shape
+    mask = real[:, None, None, :].expand(batch, 1, length, length)
+    if causal:
+        ones = torch.ones(length, length, dtype=torch.bool)
+        mask = mask & ones.tril().to(real.device)
+    return mask
+
+
+class _Base(GPT2PreTrainedModel):
+    """Loading, saving and generating; the network itself is in `DBLM`."""
+
+    config_class = DBLMConfig
+    base_model_prefix = "dblm"
+    _supports_sdpa = True
+    main_input_name = "zt"
+
+    @classmethod
+    def from_backbone(cls, backbone="tales-gpt2", **options):
+        """Make a denoiser from a pretrained GPT-2.
+
+        Parameters
+        ----------
+        backbone : str, path or resources.Backbone
+            What `resources.load_backbone` takes or gives.
+        **options
+            Fields of `DBLMConfig`. With an ``embed_dim`` below GPT-2's own,
+            the embeddings are pressed into it by principal components.
+
+        Returns
+        -------
+        DBLM
+            In evaluation mode.
+        """
+        if not hasattr(backbone, "model"):
+            backbone = resources.load_backbone(backbone)
+        gpt2 = backbone.model.transformer
+        fields = gpt2.config.to_dict()
+        for name in ("model_type", "architectures", "transformers_version"):
+            fields.pop(name, None)
+        model = cls(cls.config_class(**{**fields, **options}))
+        trunk = gpt2.state_dict()
+        table = trunk.pop("wte.weight")
+        if model.table().shape[1] != table.shape[1]:
+            table = noising.principal_table(table, model.config.embed_dim)
+        model.trunk.load_state_dict(trunk)
+        model.embeddings.load_state_dict({"weight": table})
+        return model.eval()
+
+    def get_input_embeddings(self):
+        return self.embeddings
+
+    def set_input_embeddings(self, value):
+        self.embeddings = value
+
+    @property
+    def schedule(self):
+        """The noise schedule that the configuration names."""
+        config = self.config
+        return schedules.get_schedule(
+            config.schedule, **config.schedule_options
+        )
+
+    def generate(self, input_ids=None, **options):
+        """Sample ids by reverse diffusion; see `decoding.generate_ids`."""
+        from . import decoding  # one floor up: only when it is asked for
+
+        return decoding.generate_ids(self, input_ids, **options)
+
+
+class DBLM(_Base):
+    """GPT-2's trunk, denoising embeddings.
+
+    Parameters
+    ----------
+    config : DBLMConfig
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        hidden = config.hidden_size
+        dim = config.embed_dim or hidden
+        self.embeddings = nn.Embedding(config.vocab_size, dim)
+        self.embeddings.requires_grad_(config.train_embeddings)
+        self.trunk = GPT2Model(config)
+        self.trunk.wte = None  # vectors come in, not tokens
+        same = dim == hidden
+        self.project_in = nn.Identity() if same else nn.Linear(dim, hidden)
+        self.project_out = nn.Identity() if same else nn.Linear(hidden, dim)
+        if config.conditioning == "time":
+            self.noise_mlp = nn.Sequential(
+                nn.Linear(hidden, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, hidden),
+            )
+        self.post_init()
+
+    def table(self):
+        """The clean embedding of each token, shape ``(vocab, dim)``."""
+        weight = self.embeddings.weight
+        if self.config.normalise_embeddings:
+            weight = noising.normalise(weight)
+        return weight
+
+    def embed(self, ids):
+        """Clean embeddings x0 of ids, shape ``(*ids.shape, dim)``."""
+        return self.table()[ids]
+
+    def forward(self, zt, t=None, attention_mask=None):
+        """Guess the clean embeddings.
+
+        Parameters
+        ----------
+        zt : tensor, shape ``(batch, length, dim)``
+            Noised embeddings.
+        t : float or tensor, shape ``()``, ``(batch,)``, ``(batch, length)``
+            Times; not needed without conditioning.
+        attention_mask : bool tensor, shape ``(batch, length)``, optional
+            False at padding.
+
+        Returns
+        -------
+        tensor, shape of ``zt``
+            The guess of x0.
+
+        Raises
+        ------
+        ValueError
+            If the shape of ``zt`` does not fit the model or ``t`` is missing.
+        """
+        self._check_input(zt, t)
+        if attention_mask is None:
+            attention_mask = zt.new_ones(zt.shape[:2], dtype=torch.bool)
+        hidden = self.project_in(zt)
+        if self.config.conditioning == "time":
+            t = torch.as_tensor(t, device=zt.device)
+            t = t if t.ndim == 2 else t.reshape(-1, 1)  # one a sequence
+            code = noise_embedding(t, hidden.shape[-1]).to(hidden.dtype)
+            hidden = hidden + self.noise_mlp(code)
+        mask = attention_mask_4d(attention_mask.bool(), self.config.causal)
+        output = self.trunk(
+            inputs_embeds=hidden, attention_mask=mask, use_cache=False
+        )
+        return self.project_out(output.last_hidden_state)
+
+    def _check_input(self, zt, t):
+        dim = self.embeddings.embedding_dim
+        if zt.ndim != 3 or zt.shape[-1] != dim:
+            raise ValueError(
+                f"zt must have shape (batch, length, {dim}); "
+                f"got {tuple(zt.shape)}"
+            )
+        longest = self.config.max_position_embeddings
+        if zt.shape[1] > longest:
+            raise ValueError(
+                f"this model knows {longest} positions; got {zt.shape[1]}"
+            )
+        if t is None and self.config.conditioning == "time":
+            raise ValueError(
+                "this model is conditioned on the time: give t, "
+                "one number, one a sequence or one a position"
+            )
+
+
+def load(name):
+    """Load a trained denoiser.
+
+    Parameters
+    ----------
+    name : str or path
+        A checkpoint of the book, or a folder made by `save_pretrained`.
+
+    Returns
+    -------
+    DBLM
+        In evaluation mode.
+
+    Raises
+    ------
+    resources.DataError
+        If files are missing, damaged or those of another architecture.
+    ValueError
+        If the name is unknown; the message suggests the nearest.
+    """
+    folder = resources.locate(name)
+    resources.check_architecture(folder, "dblm")
+    try:
+        return DBLM.from_pretrained(folder).eval()
+    except Exception as error:
+        raise resources.DataError(
+            f"{name}: the weights cannot be read ({error})"
+        ) from error

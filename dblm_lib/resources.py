@@ -1,0 +1,327 @@
+"""What the book brings along: text, tokenizer, checkpoints, their digests.
+
+Everything lies in one folder, ``data/``, which the wheel carries too. Each
+file is listed in ``MANIFEST.json`` with its sha256 and is checked against it
+before use, so that a truncated or exchanged file is named, not obeyed.
+"""
+
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = [
+    "HUB_NAMES",
+    "Backbone",
+    "DataError",
+    "check_architecture",
+    "checkpoints",
+    "data_path",
+    "device",
+    "load_backbone",
+    "load_tokenizer",
+    "locate",
+    "manifest",
+    "progress_bar",
+    "seed_everything",
+    "sha256",
+    "verified",
+]
+
+HUB_NAMES = ("gpt2", "distilgpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+
+
+class DataError(ValueError):
+    """A file that is missing, damaged or not what it claims to be."""
+
+
+class Backbone(NamedTuple):
+    """A language model and the tokenizer that belongs to it."""
+
+    model: object
+    tokenizer: object
+
+
+def data_path(*parts):
+    """Path of the book's ``data`` folder, or of something in it.
+
+    The folder named by the environment variable ``DBLM_DATA`` wins; then the
+    one inside the installed package; then the one of the repository.
+
+    Raises
+    ------
+    DataError
+        If there is no data folder, or nothing of that name in it.
+    """
+    package = Path(__file__).resolve().parent
+    places = [package / "data", package.parent / "data"]
+    if os.environ.get("DBLM_DATA"):
+        places = [Path(os.environ["DBLM_DATA"]).expanduser()]
+    for place in places:
+        if (place / "MANIFEST.json").is_file():
+            break
+    else:
+        raise DataError(
+            "the book's data folder is missing (looked for MANIFEST.json in "
+            + " and ".join(map(str, places))
+            + "). Install the package again, or name the folder in DBLM_DATA."
+        )
+    path = place.joinpath(*parts)
+    if not path.exists():
+        raise DataError(
+            f"{'/'.join(parts)} is missing from {place}. Install the package "
+            "again, or run 'make checkpoints' in a clone to remake it."
+        )
+    return path
+
+
+def manifest():
+    """The contents of ``data/MANIFEST.json`` as a dictionary.
+
+    ``files`` maps each file to its sha256 and size; ``artifacts`` says for
+    each tokenizer and checkpoint by which command it was made, in how many
+    seconds, and what was measured on it.
+    """
+    path = data_path("MANIFEST.json")
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is no valid JSON: {error}") from error
+
+
+def sha256(path):
+    """Hexadecimal sha256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def verified(*parts):
+    """Like `data_path`, after checking each file there by its digest.
+
+    Raises
+    ------
+    DataError
+        If a file is missing, differs from the manifest, or is not in it.
+    """
+    path, root = data_path(*parts), data_path()
+    listed = manifest()["files"]
+    name = "/".join(parts)
+    wanted = [n for n in listed if n == name or n.startswith(name + "/")]
+    if not wanted:
+        raise DataError(f"{name} is not listed in MANIFEST.json")
+    for file in wanted:
+        if not (root / file).is_file():
+            raise DataError(f"{file} is missing from {root}")
+        size, expected = (root / file).stat().st_size, listed[file]
+        if size != expected["bytes"] or (
+            sha256(root / file) != expected["sha256"]
+        ):
+            raise DataError(
+                f"{file} is not the file the book was made with ({size} bytes, "
+                f"expected {expected['bytes']}; or another sha256). Install "
+                "the package again, or run 'git checkout -- data'."
+            )
+    return path
+
+
+def checkpoints():
+    """Names of the checkpoints in ``data/checkpoints``."""
+    folder = data_path("checkpoints")
+    return sorted(p.name for p in folder.iterdir() if p.is_dir())
+
+
+def load_backbone(name="tales-gpt2"):
+    """Load a GPT-2 and its tokenizer: the small embedded one or a real one.
+
+    Parameters
+    ----------
+    name : str or path
+        ``"tales-gpt2"`` (embedded), ``"gpt2"``, ``"distilgpt2"`` or any id
+        of a GPT-2 model on the hub, or a local folder in the hub's layout.
+
+    Returns
+    -------
+    Backbone
+        ``model`` is a `transformers.GPT2LMHeadModel` in evaluation mode.
+
+    Raises
+    ------
+    DataError
+        If the model is absent and cannot be fetched, or its files are
+        damaged or those of another architecture.
+    ValueError
+        If the name is unknown; the message suggests the nearest.
+    """
+    from transformers import GPT2LMHeadModel
+
+    source = locate(name)
+    check_architecture(source, "gpt2")
+    try:
+        model = GPT2LMHeadModel.from_pretrained(source)
+    except Exception as error:
+        raise DataError(
+            f"{name}: the weights cannot be read ({error})"
+        ) from error
+    return Backbone(model.eval(), load_tokenizer(source))
+
+
+def load_tokenizer(name="tales"):
+    """Load a tokenizer; ``"tales"`` is the one trained on Tiny Tales.
+
+    Parameters
+    ----------
+    name : str or path
+        ``"tales"``, a name that `load_backbone` takes, a folder with a
+        ``tokenizer.json``, or that file.
+
+    Returns
+    -------
+    transformers.PreTrainedTokenizerFast
+        Its end-of-text token also pads.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    if str(name) == "tales":
+        file = verified("tokenizer") / "tokenizer.json"
+    else:
+        source = Path(name) if Path(name).exists() else locate(name)
+        file = source / "tokenizer.json" if source.is_dir() else source
+    if not file.is_file():
+        raise DataError(f"there is no tokenizer.json in {file.parent}")
+    try:
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_file=str(file),
+            eos_token="<|endoftext|>",
+            bos_token="<|endoftext|>",
+            pad_token="<|endoftext|>",
+            clean_up_tokenization_spaces=False,
+        )
+    except Exception as error:
+        raise DataError(
+            f"{file} cannot be read as a tokenizer: {error}"
+        ) from error
+    return tokenizer
+
+
+def locate(name):
+    """Turn a model's name into a folder on this machine."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or str(name).startswith((".", "~")):
+        raise DataError(f"there is no folder {path}")
+    if (data_path() / "checkpoints" / str(name)).is_dir():
+        return verified("checkpoints", str(name))
+    if "/" not in str(name) and name not in HUB_NAMES:
+        known = [*checkpoints(), *HUB_NAMES]
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
+        raise ValueError(
+            f"unknown model {name!r}; did you mean {near[0]!r}? Known: "
+            f"{', '.join(known)}, OWNER/NAME on the hub, or a local folder."
+        )
+    return _from_hub(str(name))
+
+
+def _from_hub(name):
+    """Folder of a hub model, from the cache or the network."""
+    import socket
+    from urllib.parse import urlsplit
+
+    from huggingface_hub import constants, snapshot_download
+
+    wanted = ["config.json", "model.safetensors", "tokenizer.json"]
+    with contextlib.suppress(OSError, ValueError):  # not in the cache
+        return Path(
+            snapshot_download(
+                name, allow_patterns=wanted, local_files_only=True
+            )
+        )
+    advice = (
+        f"The model {name!r} is not on this machine, and the hub cannot be "
+        "reached. Connect to the internet once (it is then kept), give the "
+        "path of a local folder, or use the embedded 'tales-gpt2'."
+    )
+    if constants.HF_HUB_OFFLINE:
+        raise DataError(advice + " (HF_HUB_OFFLINE is set.)")
+    host = urlsplit(constants.ENDPOINT).hostname
+    try:  # fail at once; the hub's own client retries for most of a minute
+        socket.create_connection((host, 443), timeout=3).close()
+    except OSError as error:
+        if not os.environ.get("HTTPS_PROXY"):
+            raise DataError(advice) from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:
+        raise DataError(f"{name!r} cannot be fetched: {error}") from error
+
+
+def check_architecture(folder, wanted):
+    """Read the headers only: the right model type, and its weights whole?"""
+    from safetensors import safe_open
+
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        kind = config.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{folder} holds no readable config.json ({error})"
+        ) from error
+    if kind != wanted:
+        raise DataError(
+            f"{folder} holds a model of type {kind!r}; {wanted!r} is needed"
+        )
+    weights = folder / "model.safetensors"
+    try:
+        with safe_open(weights, framework="pt") as file:
+            names = list(file.keys())
+            if not any(name.endswith("ln_f.weight") for name in names):
+                raise DataError(f"{weights} holds no weights of a GPT-2 trunk")
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{weights} is missing, truncated or no safetensors file ({error})"
+        ) from error
+
+
+def device():
+    """The GPU if there is one, else the CPU.
+
+    Apple's MPS is left alone: it has given wrong losses without a word. Ask
+    for it yourself with ``torch.device("mps")``.
+    """
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seed_everything(seed=0):
+    """Seed Python, NumPy and PyTorch; return a CPU `torch.Generator`."""
+    import random
+
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+def progress_bar(iterable=None, **options):
+    """A `tqdm.auto` bar; silent where ``DBLM_QUIET`` is set.
+
+    Bars would differ from run to run in the book's stored outputs; the
+    build and the tests set that variable.
+    """
+    from tqdm.auto import tqdm
+
+    quiet = bool(os.environ.get("DBLM_QUIET"))
+    options["disable"] = options.get("disable", False) or quiet
+    return tqdm(iterable, **options)

@@ -1,0 +1,442 @@
+r"""Gaussian noise schedules: how much signal is left at time t.
+
+Chapter 1. A schedule says, for a time ``t`` in [0, 1], what share of the
+signal and how much noise make up a noised value
+
+.. math:: z_t = \alpha(t)\, x_0 + \sigma(t)\, \epsilon,
+          \qquad \alpha(t)^2 + \sigma(t)^2 = 1 .
+
+All schedules here preserve variance. All of them compute in float64: near
+``t = 0`` and ``t = 1`` the interesting quantity is a tiny difference.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+__all__ = [
+    "SCHEDULES",
+    "Cosine",
+    "DiscreteSchedule",
+    "Linear",
+    "LogUniform",
+    "Schedule",
+    "Sigmoid",
+    "Sqrt",
+    "as_time",
+    "check_num_steps",
+    "closed_form",
+    "forward_step",
+    "get_schedule",
+    "mixture_denoiser",
+    "posterior",
+]
+
+
+def as_time(t):
+    """Return ``t`` as a float64 tensor, or say why it is no time.
+
+    Parameters
+    ----------
+    t : float, array or tensor
+        Times; 0 is clean data, 1 is (almost) pure noise.
+
+    Raises
+    ------
+    ValueError
+        If a value is NaN or lies outside [0, 1].
+    """
+    t = torch.as_tensor(t, dtype=torch.float64)
+    if not bool(((t >= 0) & (t <= 1)).all()):
+        bad = t[~((t >= 0) & (t <= 1))].flatten()[0].item()
+        raise ValueError(
+            f"t must lie in [0, 1], where 0 is clean and 1 is noise; got {bad}"
+        )
+    return t
+
+
+def check_num_steps(num_steps):
+    """Return ``num_steps`` if it is a whole number of at least 1.
+
+    Raises
+    ------
+    TypeError
+        If it is no whole number (2.5, "10", True).
+    ValueError
+        If it is smaller than 1.
+    """
+    if isinstance(num_steps, bool) or not hasattr(num_steps, "__index__"):
+        raise TypeError(
+            "num_steps must be a whole number such as 64; "
+            f"got {num_steps!r} ({type(num_steps).__name__})"
+        )
+    num_steps = num_steps.__index__()
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1; got {num_steps}")
+    return num_steps
+
+
+class Schedule:
+    """A variance-preserving schedule; subclasses give two functions.
+
+    ``alpha_bar(t)`` is the share of the variance that is still signal, and
+    ``sigma_squared(t) = 1 - alpha_bar(t)`` the share that is noise. Each is
+    written out where the difference would lose digits.
+    """
+
+    name = "schedule"
+
+    def alpha_bar(self, t):
+        """Signal share of the variance, alpha(t)**2; shape of ``t``."""
+        raise NotImplementedError
+
+    def sigma_squared(self, t):
+        """Noise share of the variance, sigma(t)**2; shape of ``t``."""
+        return 1 - self.alpha_bar(t)
+
+    def alpha(self, t):
+        """Factor on the signal at time ``t``."""
+        return self.alpha_bar(t).clamp(min=0).sqrt()
+
+    def sigma(self, t):
+        """Standard deviation of the noise at time ``t``."""
+        return self.sigma_squared(t).clamp(min=0).sqrt()
+
+    def snr(self, t):
+        """Signal-to-noise ratio alpha_bar / sigma**2 (a variance ratio)."""
+        return self.alpha_bar(t) / self.sigma_squared(t)
+
+    def noise_level(self, t):
+        """Noise per unit of signal, sigma / alpha; infinite if alpha is 0."""
+        return self.sigma(t) / self.alpha(t)
+
+    def discretise(self, num_steps, max_beta=0.999):
+        """Cut the schedule into ``num_steps`` Markov steps.
+
+        Step ``i`` (counted from 0) leads from time ``i / num_steps`` to
+        ``(i + 1) / num_steps``. Its variance beta is capped at ``max_beta``,
+        as in Nichol & Dhariwal (2021), because the last step of a schedule
+        that ends in pure noise would otherwise be exactly 1.
+
+        Returns
+        -------
+        DiscreteSchedule
+        """
+        num_steps = check_num_steps(num_steps)
+        grid = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
+        alpha_bar = self.alpha_bar(grid)
+        alpha_bar[0] = 1  # the first step starts from clean data
+        betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
+        return DiscreteSchedule(betas.clamp(max=max_beta))
+
+    def __repr__(self):
+        values = ", ".join(f"{k}={v!r}" for k, v in vars(self).items())
+        return f"{type(self).__name__}({values})"
+
+    def __eq__(self, other):
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self):
+        return hash((type(self), tuple(sorted(vars(self).items()))))
+
+
+class Linear(Schedule):
+    r"""Noise added at a rate that grows linearly (Ho et al., 2020).
+
+    :math:`\bar\alpha(t) = \exp(-b_0 t - (b_1 - b_0) t^2 / 2)`, the limit of
+    many small steps (Song et al., 2021). ``discretise(1000)`` gives the
+    betas of DDPM itself, 0.0001 to 0.02 in equal steps.
+    """
+
+    name = "linear"
+
+    def __init__(self, beta_min=0.1, beta_max=20.0):
+        if not 0 < beta_min <= beta_max:
+            raise ValueError(
+                "need 0 < beta_min <= beta_max; "
+                f"got beta_min={beta_min}, beta_max={beta_max}"
+            )
+        self.beta_min, self.beta_max = beta_min, beta_max
+
+    def _exponent(self, t):
+        t = as_time(t)
+        return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2
+
+    def alpha_bar(self, t):
+        return torch.exp(-self._exponent(t))
+
+    def sigma_squared(self, t):
+        return -torch.expm1(-self._exponent(t))
+
+    def discretise(self, num_steps, max_beta=0.999):
+        num_steps = check_num_steps(num_steps)
+        betas = torch.linspace(
+            self.beta_min, self.beta_max, num_steps, dtype=torch.float64
+        )
+        return DiscreteSchedule((betas / num_steps).clamp(max=max_beta))
+
+
+class Cosine(Schedule):
+    r"""A quarter of a cosine (Nichol & Dhariwal, 2021).
+
+    :math:`\bar\alpha(t) = \cos^2 u / \cos^2 u_0`, with
+    :math:`u = \frac{t + s}{1 + s} \frac{\pi}{2}` and :math:`u_0 = u(0)`.
+    """
+
+    name = "cosine"
+
+    def __init__(self, s=0.008):
+        if not s >= 0:
+            raise ValueError(f"the offset s must not be negative; got {s}")
+        self.s = s
+
+    def _angles(self, t):
+        def angle(x):
+            return (x + self.s) / (1 + self.s) * math.pi / 2
+
+        return angle(as_time(t)), angle(0.0)
+
+    def alpha_bar(self, t):
+        u, u0 = self._angles(t)
+        return (torch.cos(u) / math.cos(u0)) ** 2
+
+    def sigma_squared(self, t):
+        # cos² u0 - cos² u = sin(u - u0) sin(u + u0): no cancellation at 0.
+        u, u0 = self._angles(t)
+        return torch.sin(u - u0) * torch.sin(u + u0) / math.cos(u0) ** 2
+
+
+class Sqrt(Schedule):
+    r"""The schedule of Diffusion-LM (Li et al., 2022).
+
+    :math:`\bar\alpha(t) = 1 - \sqrt{(t + s) / (1 + s)}`: the noise starts
+    high at once, since words survive a little noise unharmed.
+    """
+
+    name = "sqrt"
+
+    def __init__(self, s=1e-4):
+        if not s >= 0:
+            raise ValueError(f"the offset s must not be negative; got {s}")
+        self.s = s
+
+    def alpha_bar(self, t):
+        return 1 - self.sigma_squared(t)
+
+    def sigma_squared(self, t):
+        return ((as_time(t) + self.s) / (1 + self.s)).sqrt()
+
+
+class Sigmoid(Schedule):
+    r"""A stretched sigmoid (Jabri et al., 2022).
+
+    :math:`\bar\alpha(t)` falls like :math:`\mathrm{sigmoid}(-x)` for x from
+    ``start`` to ``end``, shifted and scaled to run from 1 to 0.
+    """
+
+    name = "sigmoid"
+
+    def __init__(self, start=-3.0, end=3.0, tau=1.0):
+        if not (start < end and tau > 0):
+            raise ValueError(
+                f"need start < end and tau > 0; got {start}, {end}, {tau}"
+            )
+        self.start, self.end, self.tau = start, end, tau
+
+    def sigma_squared(self, t):
+        def rise(x):
+            x = torch.as_tensor(x, dtype=torch.float64)
+            x = x * (self.end - self.start) + self.start
+            return torch.sigmoid(x / self.tau)
+
+        low, high = rise(0.0), rise(1.0)
+        return (rise(as_time(t)) - low) / (high - low)
+
+    def alpha_bar(self, t):
+        return 1 - self.sigma_squared(t)
+
+
+class LogUniform(Schedule):
+    r"""Noise level sigma / alpha growing by equal factors.
+
+    From ``low`` at t = 0 to ``high`` at t = 1, so that a uniform ``t`` draws
+    the logarithm of the noise level uniformly. Of the schedules here it is
+    the only one that names the noise levels it will visit.
+    """
+
+    name = "log-uniform"
+
+    def __init__(self, low=0.05, high=20.0):
+        if not 0 < low < high < math.inf:
+            raise ValueError(f"need 0 < low < high; got low={low}, {high=}")
+        self.low, self.high = low, high
+
+    def _level_squared(self, t):
+        ratio = math.log(self.high / self.low)
+        return (self.low * torch.exp(as_time(t) * ratio)) ** 2
+
+    def alpha_bar(self, t):
+        return 1 / (1 + self._level_squared(t))
+
+    def sigma_squared(self, t):
+        level_squared = self._level_squared(t)
+        return level_squared / (1 + level_squared)
+
+
+SCHEDULES = {c.name: c for c in (Linear, Cosine, Sqrt, Sigmoid, LogUniform)}
+
+
+def get_schedule(name, **options):
+    """Return a schedule by name, or the schedule itself if given one.
+
+    Raises
+    ------
+    ValueError
+        If there is no such schedule; the message lists those there are.
+    """
+    if isinstance(name, Schedule):
+        return name
+    if name not in SCHEDULES:
+        raise ValueError(
+            f"unknown schedule {name!r}; choose one of {', '.join(SCHEDULES)}"
+        )
+    return SCHEDULES[name](**options)
+
+
+@dataclass(frozen=True, eq=False)
+class DiscreteSchedule:
+    """A schedule cut into steps: the variance that each step adds.
+
+    Attributes
+    ----------
+    betas : tensor, shape ``(num_steps,)``, float64, each in (0, 1)
+    """
+
+    betas: torch.Tensor
+
+    def __post_init__(self):
+        betas = torch.as_tensor(self.betas, dtype=torch.float64)
+        if betas.ndim != 1 or len(betas) == 0:
+            raise ValueError(
+                "betas must be one row of numbers, one a step; "
+                f"got shape {tuple(betas.shape)}"
+            )
+        if not bool(((betas > 0) & (betas < 1)).all()):
+            raise ValueError("every beta must lie between 0 and 1")
+        object.__setattr__(self, "betas", betas)
+
+    @property
+    def num_steps(self):
+        """How many steps there are."""
+        return len(self.betas)
+
+    @property
+    def alpha_bar(self):
+        """Signal share of the variance after each step, ``(num_steps,)``."""
+        return torch.cumprod(1 - self.betas, dim=0)
+
+    @property
+    def alpha_bar_previous(self):
+        """Signal share before each step; 1 before the first."""
+        one = torch.ones(1, dtype=torch.float64)
+        return torch.cat([one, self.alpha_bar[:-1]])
+
+
+def forward_step(x, beta, eps):
+    """One Markov step of the forward process: shrink, then add noise.
+
+    Parameters
+    ----------
+    x, eps : tensor
+        The value before the step and a standard normal draw of its shape.
+    beta : float or tensor
+        Variance added by this step.
+
+    Returns
+    -------
+    tensor
+        A draw of q(x_t | x_{t-1}) (Ho et al., 2020, eq. 2).
+    """
+    beta = torch.as_tensor(beta, dtype=torch.float64)
+    return (1 - beta).sqrt() * x + beta.sqrt() * eps
+
+
+def closed_form(x0, alpha_bar, eps):
+    """All steps up to time t at once.
+
+    Parameters
+    ----------
+    x0, eps : tensor
+        Clean value and a standard normal draw of its shape.
+    alpha_bar : float or tensor
+        Signal share of the variance at time t.
+
+    Returns
+    -------
+    tensor
+        A draw of q(x_t | x_0) (Ho et al., 2020, eq. 4).
+    """
+    alpha_bar = torch.as_tensor(alpha_bar, dtype=torch.float64)
+    return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
+
+
+def posterior(x0, xt, alpha_bar_s, alpha_bar_t):
+    """Mean and variance of q(x_s | x_t, x_0) for an earlier time s < t.
+
+    Both ends of a path are known; where was it in between? A Gaussian, with
+    the mean a blend of both ends (Ho et al., 2020, eq. 7, written for any
+    two times).
+
+    Parameters
+    ----------
+    x0, xt : tensor
+        Clean value, and the noised one at time t.
+    alpha_bar_s, alpha_bar_t : float or tensor
+        Signal shares at the earlier and at the later time,
+        ``alpha_bar_s >= alpha_bar_t``.
+
+    Returns
+    -------
+    mean : tensor, shape of ``x0``
+    variance : tensor, shape of ``alpha_bar_t``
+    """
+    a_s = torch.as_tensor(alpha_bar_s, dtype=torch.float64)
+    a_t = torch.as_tensor(alpha_bar_t, dtype=torch.float64)
+    ratio = a_t / a_s
+    from_x0 = a_s.sqrt() * (1 - ratio) / (1 - a_t)
+    from_xt = ratio.sqrt() * (1 - a_s) / (1 - a_t)
+    variance = (1 - a_s) * (1 - ratio) / (1 - a_t)
+    return from_x0 * x0 + from_xt * xt, variance
+
+
+def mixture_denoiser(zt, alpha_bar, means, stds, weights):
+    """The exact denoiser E[x0 | zt] when x0 is a mixture of Gaussians.
+
+    No network can do better in squared error. It answers with a weighted
+    mean: each component's own best guess, weighted by how likely that
+    component is to have produced ``zt``.
+
+    Parameters
+    ----------
+    zt : tensor, shape ``(n,)``
+        Noised numbers.
+    alpha_bar : float
+        Signal share of the variance.
+    means, stds, weights : sequences, length ``k``
+        The components of the density of x0.
+
+    Returns
+    -------
+    tensor, shape ``(n,)``, float64
+    """
+    alpha_bar = torch.as_tensor(alpha_bar, dtype=torch.float64)
+    means, stds, weights = (
+        torch.as_tensor(v, dtype=torch.float64) for v in (means, stds, weights)
+    )
+    zt = torch.as_tensor(zt, dtype=torch.float64)[:, None]
+    alpha, variance = alpha_bar.sqrt(), alpha_bar * stds**2 + 1 - alpha_bar
+    error = zt - alpha * means  # (n, k): distance to each component
+    log_odds = weights.log() - error**2 / (2 * variance) - variance.log() / 2
+    guess = means + alpha * stds**2 / variance * error
+    return (log_odds.softmax(dim=1) * guess).sum(dim=1)

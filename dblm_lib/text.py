@@ -1,0 +1,216 @@
+"""Text to learn from: Tiny Tales, real stories, or a reader's own file."""
+
+import os
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from . import resources, tales
+
+__all__ = [
+    "Corpus",
+    "check_known",
+    "decode_batch",
+    "encode_batch",
+    "load",
+    "pad_prompts",
+]
+
+# Held-out tales come from their own seed.
+_TRAIN_SEED, _VALID_SEED = 1, 2
+
+
+@dataclass
+class Corpus:
+    """Texts to train on, and others held out.
+
+    Attributes
+    ----------
+    name : str
+    train, valid : list of str
+    """
+
+    name: str
+    train: list = field(repr=False)
+    valid: list = field(repr=False)
+
+
+def load(name="tales", size=20_000, valid_size=1_000):
+    """Load a corpus by name or from a file.
+
+    Parameters
+    ----------
+    name : str or path
+        ``"tales"``: Tiny Tales, sampled from the grammar with fixed seeds.
+        ``"tinystories"``: real stories, from the folder named by the
+        environment variable ``DBLM_TINYSTORIES`` (files ``train.txt`` and
+        ``valid.txt``), else streamed from the hub.
+        A path: your own text file; blank lines (or ``<|endoftext|>`` lines)
+        separate its texts, and every tenth text is held out.
+    size, valid_size : int
+        At most so many texts.
+
+    Returns
+    -------
+    Corpus
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, empty, not UTF-8, or too short to hold a text
+        out.
+    """
+    if str(name) == "tales":
+        train = tales.corpus(size, seed=_TRAIN_SEED)
+        valid = tales.corpus(valid_size, seed=_VALID_SEED)
+        return Corpus("tales", train, valid)
+    if str(name) == "tinystories":
+        folder = os.environ.get("DBLM_TINYSTORIES")
+        parts = ("train", size), ("valid", valid_size)
+        if folder:
+            texts = [
+                _split(Path(folder) / f"{part}.txt")[:n] for part, n in parts
+            ]
+        else:
+            texts = [_stream_tinystories(part, n) for part, n in parts]
+        return Corpus("tinystories", *texts)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ValueError(
+            f"no corpus {str(name)!r}: give 'tales', 'tinystories' or the "
+            "path of a text file"
+        )
+    texts = _split(path)
+    if len(texts) < 2:
+        raise ValueError(
+            f"{path} holds {len(texts)} text(s); at least 2 are needed, "
+            "separated by blank lines, so that one can be held out"
+        )
+    valid = texts[::10][:valid_size]
+    train = [text for i, text in enumerate(texts) if i % 10][:size]
+    return Corpus(path.name, train, valid)
+
+
+def _split(path):
+    """Texts of a file: at <|endoftext|> where there is one, else at blanks."""
+    try:
+        whole = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    end = "<|endoftext|>"
+    if end not in whole:
+        end = "\n\n"
+        whole = whole.replace("\r\n", "\n")
+    return [t.strip() for t in whole.split(end) if t.strip()]
+
+
+def _stream_tinystories(part, count):
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ValueError(
+            "'tinystories' needs the package datasets (pip install datasets) "
+            "or a local copy named by DBLM_TINYSTORIES"
+        ) from error
+    split = {"train": "train", "valid": "validation"}[part]
+    try:
+        rows = load_dataset(
+            "roneneldan/TinyStories", split=split, streaming=True
+        )
+        return [row["text"].strip() for row in islice(rows, count)]
+    except Exception as error:
+        raise resources.DataError(
+            "TinyStories cannot be fetched from the hub. Connect to the "
+            "internet, or put train.txt and valid.txt into a folder and name "
+            f"it in DBLM_TINYSTORIES. ({type(error).__name__})"
+        ) from error
+
+
+def encode_batch(texts, tokenizer, seq_len):
+    """Write texts on canvases of fixed length.
+
+    Each text is followed by one end-of-text token and then padded with it;
+    what does not fit is cut off. The mask says which positions count: those
+    of the text and of its first end-of-text token.
+
+    Parameters
+    ----------
+    texts : list of str
+    tokenizer : transformers.PreTrainedTokenizerFast
+    seq_len : int
+
+    Returns
+    -------
+    ids : tensor of ids, shape ``(batch, seq_len)``
+    mask : bool tensor, shape ``(batch, seq_len)``
+    """
+    import torch
+
+    if not texts:
+        raise ValueError("no texts to encode: the list is empty")
+    end = tokenizer.eos_token_id
+    ids = torch.full((len(texts), seq_len), end)
+    mask = torch.zeros(len(texts), seq_len, dtype=torch.bool)
+    rows = tokenizer(list(texts))["input_ids"]
+    for i, row in enumerate(rows):
+        row = [*row[:seq_len], end][:seq_len]
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = True
+    return ids, mask
+
+
+def decode_batch(ids, tokenizer):
+    """Read canvases up to their first end-of-text token; list of str."""
+    texts = []
+    for row in ids.tolist():
+        if tokenizer.eos_token_id in row:
+            row = row[: row.index(tokenizer.eos_token_id)]
+        texts.append(tokenizer.decode(row))
+    return texts
+
+
+def check_known(words, tokenizer):
+    """Refuse a text that is empty or has no word the tokenizer knows whole.
+
+    A byte-level tokenizer can spell anything, letter by letter if need be;
+    but a model that has never met a single word of a prompt has nothing to
+    go on.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not isinstance(words, str) or not words.strip():
+        raise ValueError(
+            f"the text is empty ({words!r}): give at least one word"
+        )
+    for word in words.split():
+        word = word.strip(".,!?;:\"'()")
+        if word and len(tokenizer.tokenize(" " + word)) == 1:
+            return
+    raise ValueError(
+        f"no word of {words!r} is in the vocabulary of this tokenizer; use "
+        "words of the text that the model was trained on"
+    )
+
+
+def pad_prompts(prompts, tokenizer):
+    """Encode prompts of different lengths side by side.
+
+    Returns
+    -------
+    ids : tensor of ids, shape ``(batch, longest)``
+    given : bool tensor, same shape
+        False where a shorter prompt has ended.
+    """
+    import torch
+
+    rows = tokenizer(list(prompts))["input_ids"]
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    given = torch.zeros_like(ids, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        given[i, : len(row)] = True
+    return ids, given

@@ -1,0 +1,560 @@
+r"""Training a denoiser with a mean squared error.
+
+Chapter 4. One loop serves everything: the proposal's hundred steps, longer
+runs, and the pretraining of the embedded GPT-2. All randomness of step k is
+drawn from a generator seeded with (seed, k); a run that was interrupted
+and resumed therefore sees the very same numbers, and so do several
+processes that share a batch.
+"""
+
+import json
+import math
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from . import noising, resources
+
+__all__ = [
+    "PROPOSAL_PROMPTS",
+    "PROPOSAL_SENTENCES",
+    "History",
+    "TrainConfig",
+    "denoising_loss",
+    "draw_noise",
+    "evaluate_denoising",
+    "learning_rate",
+    "next_token_loss",
+    "normalised_mse",
+    "proposal_config",
+    "train",
+    "weight_change",
+]
+
+PROPOSAL_SENTENCES = (
+    "Once upon a time, in a land far, far away...",
+    "In the middle of the night...",
+)
+PROPOSAL_PROMPTS = ("so as i was saying,", "generate me a story")
+
+
+@dataclass
+class TrainConfig:
+    """What the loop needs to know.
+
+    Attributes
+    ----------
+    steps, batch_size : int
+    learning_rate : float
+        Its peak.
+    warmup : int
+        Steps over which the learning rate rises from zero.
+    final_fraction : float
+        The cosine falls to this share of the peak; 1 keeps it constant.
+    optimizer : {"adamw", "adam"}
+    weight_decay : float
+        On matrices only (AdamW).
+    clip : float
+        Largest norm of the gradient; 0 leaves it alone.
+    ema : float
+        Decay of the averaged weights; 0 keeps no average. With an average,
+        the model ends with the averaged weights.
+    precision : {"fp32", "bf16"}
+        bf16 autocast is two to three times faster on many processors.
+    seed : int
+    log_every, save_every : int
+        Steps between points of the loss curve and between checkpoints
+        (0: none but the last).
+    """
+
+    steps: int = 1000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup: int = 50
+    final_fraction: float = 0.1
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.0
+    precision: str = "fp32"
+    seed: int = 0
+    log_every: int = 10
+    save_every: int = 0
+
+    def __post_init__(self):
+        positive = ("steps", "batch_size", "learning_rate", "log_every")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"{name} must be positive; got {getattr(self, name)}"
+                )
+        if self.optimizer not in ("adamw", "adam"):
+            raise ValueError(f"unknown optimizer {self.optimizer!r}")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(
+                f"precision is fp32 or bf16, not {self.precision}"
+            )
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must lie in [0, 1); got {self.ema}")
+
+
+def proposal_config():
+    """The first proposal's recipe: 100 steps of Adam at 1e-5, nothing else."""
+    return TrainConfig(
+        steps=100,
+        batch_size=len(PROPOSAL_SENTENCES),
+        learning_rate=1e-5,
+        warmup=0,
+        final_fraction=1.0,
+        optimizer="adam",
+        clip=0.0,
+        log_every=1,
+    )
+
+
+@dataclass
+class History:
+    """What a run has seen: one entry every ``log_every`` steps."""
+
+    steps: list = field(default_factory=list)
+    loss: list = field(default_factory=list)
+    tokens_per_second: float = 0.0
+
+
+def learning_rate(step, config):
+    """Warm up in a straight line, then fall along half a cosine.
+
+    Parameters
+    ----------
+    step : int
+        Counted from 0.
+    config : TrainConfig
+    """
+    peak, warmup = config.learning_rate, config.warmup
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, config.steps - warmup)
+    low = config.final_fraction
+    return peak * (low + (1 - low) * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def draw_noise(model, ids, generator):
+    """Draw a time for each sequence and the noise for each coordinate.
+
+    Returns
+    -------
+    dict
+        ``t``, shape ``(batch,)``, uniform in [0, 1], float64; ``eps``, shape
+        ``(batch, length, dim)``.
+    """
+    dim = model.embeddings.embedding_dim
+    t = torch.rand(len(ids), generator=generator, dtype=torch.float64)
+    eps = torch.randn(*ids.shape, dim, generator=generator)
+    return {"t": t, "eps": eps}
+
+
+def denoising_loss(model, batch):
+    """Mean squared error between denoised and clean embeddings.
+
+    Parameters
+    ----------
+    model : DBLM, possibly wrapped for several processes
+    batch : dict
+        ``ids``, ``mask``, ``t``, ``eps``, and ``weight``, which shares out
+        the mean: zero at padding, summing to one.
+
+    Returns
+    -------
+    scalar tensor
+        Squared error a coordinate, averaged over real positions.
+    """
+    bare = getattr(model, "module", model)
+    x0 = bare.embed(batch["ids"])
+    zt, _ = noising.add_noise(x0, batch["t"], bare.schedule, eps=batch["eps"])
+    x0_hat = model(zt, batch["t"], batch["mask"])
+    error = (x0_hat.float() - x0).square().mean(dim=-1)
+    return (error * batch["weight"]).sum()
+
+
+def next_token_loss(model, batch):
+    """Cross-entropy of each next token, in nats a predicted token.
+
+    For a plain `GPT2LMHeadModel`; the first token is predicted from an
+    end-of-text token, which is also what a reader samples from.
+    """
+    bare = getattr(model, "module", model)
+    ids = batch["ids"]
+    start = torch.full_like(ids[:, :1], bare.config.eos_token_id)
+    logits = model(
+        input_ids=torch.cat([start, ids[:, :-1]], dim=1), use_cache=False
+    ).logits
+    loss = F.cross_entropy(
+        logits.float().transpose(1, 2), ids, reduction="none"
+    )
+    return (loss * batch["weight"]).sum()
+
+
+def normalised_mse(mse, table):
+    """MSE / Var: 1 is what always answering the mean embedding scores.
+
+    Parameters
+    ----------
+    mse : float or tensor
+    table : tensor, shape ``(n, dim)``
+        The embeddings that occur, one row an occurrence.
+    """
+    return mse / table.var(dim=0, unbiased=False).mean()
+
+
+def train(
+    model,
+    ids,
+    mask,
+    config,
+    loss=denoising_loss,
+    draw=draw_noise,
+    folder=None,
+    resume=False,
+    progress=True,
+    accelerator=None,
+):
+    """Train a model in place.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    ids, mask : tensors, shape ``(n, length)``
+        The texts, see `text.encode_batch`.
+    config : TrainConfig
+    loss : callable ``(model, batch) -> scalar``
+    draw : callable ``(model, ids, generator) -> dict``, or None
+        The random numbers of a batch.
+    folder : path, optional
+        Where checkpoints go.
+    resume : bool
+        Continue from the last whole checkpoint in ``folder``.
+    progress : bool
+        Show a progress bar with the loss and tokens per second.
+    accelerator : accelerate.Accelerator, optional
+        Made here if left out; brings several GPUs or machines.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    resources.DataError
+        If a checkpoint is damaged or belongs to another run.
+    """
+    from accelerate import Accelerator
+
+    if len(ids) == 0 or ids.shape != mask.shape:
+        raise ValueError(
+            "ids and mask must have one shape (n, length) with n > 0; got "
+            f"{tuple(ids.shape)} and {tuple(mask.shape)}"
+        )
+    accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
+    optimizer = _optimizer(model, config)
+    average = _Average(model, config.ema)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    bare = accelerator.unwrap_model(model)
+    average.to(accelerator.device)
+    history, first = History(), 0
+    if resume:
+        first = _restore(folder, bare, optimizer, average, history, config)
+    bar = resources.progress_bar(
+        range(first, config.steps),
+        initial=first,
+        total=config.steps,
+        disable=not (progress and accelerator.is_main_process),
+        desc="training",
+        mininterval=0.5,
+    )
+    model.train()
+    start, tokens = time.perf_counter(), 0
+    for step in bar:
+        batch = _batch(bare, ids, mask, draw, step, config, accelerator)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, config)
+        with torch.autocast(
+            accelerator.device.type,
+            dtype=torch.bfloat16,
+            enabled=config.precision == "bf16",
+        ):
+            value = loss(model, batch)
+        optimizer.zero_grad()
+        accelerator.backward(value)
+        if config.clip:
+            accelerator.clip_grad_norm_(model.parameters(), config.clip)
+        optimizer.step()
+        average.update(bare)
+        tokens += batch["ids"].numel() * accelerator.num_processes
+        if step % config.log_every == 0 or step == config.steps - 1:
+            value = accelerator.reduce(value.detach(), "mean").item()
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the loss is {value} at step {step}: lower the learning "
+                    "rate, or clip the gradient"
+                )
+            history.steps.append(step)
+            history.loss.append(value)
+            history.tokens_per_second = tokens / (time.perf_counter() - start)
+            bar.set_postfix_str(
+                f"loss {value:.4f}, {history.tokens_per_second:,.0f} tokens/s"
+            )
+        done = step + 1
+        due = config.save_every and done % config.save_every == 0
+        if folder and (due or done == config.steps):
+            if accelerator.is_main_process:
+                _save(folder, done, bare, optimizer, average, history, config)
+            accelerator.wait_for_everyone()
+    average.copy_to(bare)
+    bare.eval()
+    return history
+
+
+def _batch(model, ids, mask, draw, step, config, accelerator):
+    """The rows of one step, their noise, and this process's share of them."""
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    torch.manual_seed(config.seed * 1_000_003 + step)  # dropout, if any
+    rows = torch.randint(len(ids), (config.batch_size,), generator=generator)
+    batch = {"ids": ids[rows], "mask": mask[rows]}
+    if draw is not None:
+        batch |= draw(model, batch["ids"], generator)
+    # Each process weighs its rows by the real positions of the whole batch;
+    # the processes' gradients are averaged afterwards, hence the factor.
+    processes = accelerator.num_processes
+    real = batch["mask"].float()
+    batch["weight"] = real / real.sum() * processes
+    mine = slice(accelerator.process_index, None, processes)
+    return {k: v[mine].to(accelerator.device) for k, v in batch.items()}
+
+
+def _optimizer(model, config):
+    weights = [p for p in model.parameters() if p.requires_grad]
+    if not weights:
+        raise ValueError("the model has no weights to train")
+    if config.optimizer == "adam":
+        return torch.optim.Adam(weights, lr=config.learning_rate)
+    groups = [
+        {"params": [p for p in weights if p.ndim >= 2]},
+        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]],
+        lr=config.learning_rate,
+        betas=(0.9, 0.95),
+        weight_decay=config.weight_decay,
+    )
+
+
+class _Average:
+    """Exponential moving average of the trained weights, in float32."""
+
+    def __init__(self, model, decay):
+        self.decay, self.updates = decay, 0
+        self.weights = {
+            name: p.detach().float().clone()
+            for name, p in model.named_parameters()
+            if decay and p.requires_grad
+        }
+
+    def to(self, device):
+        self.weights = {k: v.to(device) for k, v in self.weights.items()}
+
+    @torch.no_grad()
+    def update(self, model):
+        if not self.weights:
+            return
+        # The first steps count less, or the start would weigh for long.
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, p in model.named_parameters():
+            if name in self.weights:
+                self.weights[name].lerp_(p.float(), 1 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, model):
+        for name, p in model.named_parameters():
+            if name in self.weights:
+                p.copy_(self.weights[name])
+
+
+def _save(folder, step, model, optimizer, average, history, config):
+    """Write a checkpoint beside the others, then rename it into place.
+
+    The previous checkpoint is removed only when the new one is whole, so a
+    full disk or a killed process costs the steps since then and no more.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    final, draft = folder / f"step-{step:07d}", folder / "unfinished"
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        parts = {
+            "model": _unshared(model.state_dict()),
+            "optimizer": _flat(optimizer.state_dict()["state"]),
+            "average": average.weights,
+        }
+        digests = {}
+        for name, tensors in parts.items():
+            file = draft / f"{name}.safetensors"
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+                file,
+            )
+            digests[file.name] = resources.sha256(file)
+        state = {
+            "step": step,
+            "updates": average.updates,
+            "config": asdict(config),
+            "history": asdict(history),
+            "sha256": digests,
+        }
+        (draft / "state.json").write_text(json.dumps(state), "utf-8")
+        for file in draft.iterdir():
+            with open(file, "rb+") as handle:
+                os.fsync(handle.fileno())
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(draft, final)
+    except Exception as error:
+        raise OSError(
+            f"the checkpoint of step {step} cannot be written to {folder} "
+            f"({error}); the previous one, if any, is untouched"
+        ) from error
+    for old in folder.glob("step-*"):
+        if old != final:
+            shutil.rmtree(old)
+
+
+def _unshared(state):
+    """Drop names that share memory with an earlier one (tied weights)."""
+    seen, kept = set(), {}
+    for name, tensor in state.items():
+        if tensor.data_ptr() not in seen or tensor.numel() == 0:
+            kept[name] = tensor
+        seen.add(tensor.data_ptr())
+    return kept
+
+
+def _flat(state):
+    """Optimiser state as flat names: index.entry."""
+    return {
+        f"{index}.{entry}": torch.as_tensor(value)
+        for index, entries in state.items()
+        for entry, value in entries.items()
+    }
+
+
+def _restore(folder, model, optimizer, average, history, config):
+    """Load the last whole checkpoint; return the step to go on with."""
+    from safetensors.torch import load_file
+
+    found = sorted(Path(folder).glob("step-*")) if folder else []
+    if not found:
+        return 0
+    last = found[-1]
+    try:
+        state = json.loads((last / "state.json").read_text("utf-8"))
+        digests = state["sha256"]
+        for name, digest in digests.items():
+            if resources.sha256(last / name) != digest:
+                raise ValueError(f"{name} has another sha256")
+    except (OSError, ValueError, KeyError) as error:
+        raise resources.DataError(
+            f"the checkpoint {last} is damaged ({error}); delete that folder "
+            "to start again"
+        ) from error
+    same = {**asdict(config), "steps": 0, "save_every": 0, "log_every": 0}
+    theirs = {**state["config"], "steps": 0, "save_every": 0, "log_every": 0}
+    if same != theirs:
+        changed = [k for k in same if same[k] != theirs.get(k)]
+        raise resources.DataError(
+            f"the checkpoint {last} belongs to another run: "
+            f"{', '.join(changed)} differ(s)"
+        )
+    model.load_state_dict(load_file(last / "model.safetensors"), strict=False)
+    packed = optimizer.state_dict()
+    entries = {}
+    for name, value in load_file(last / "optimizer.safetensors").items():
+        index, entry = name.split(".", 1)
+        entries.setdefault(int(index), {})[entry] = value
+    optimizer.load_state_dict({**packed, "state": entries})
+    for name, value in load_file(last / "average.safetensors").items():
+        average.weights[name].copy_(value)
+    average.updates = state["updates"]
+    for name, value in state["history"].items():
+        setattr(history, name, value)
+    return state["step"]
+
+
+@torch.no_grad()
+def evaluate_denoising(model, ids, mask, times, generator, batch_size=64):
+    """Error and rounding accuracy at chosen times.
+
+    Parameters
+    ----------
+    model : DBLM
+    ids, mask : tensors, shape ``(n, length)``
+    times : sequence of float
+    generator : torch.Generator
+
+    Returns
+    -------
+    dict of tensors, each shape ``(len(times),)``
+        ``mse``; ``normalised`` (MSE / Var of the clean embeddings that
+        occur); ``accuracy`` of rounding the denoised points; ``baseline``,
+        that of rounding the noised points, without any network.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    table, variance = model.table(), None
+    variance = model.embed(ids[mask].to(device)).var(0, unbiased=False).mean()
+    rows = {"mse": [], "accuracy": [], "baseline": []}
+    for time_ in times:
+        sums = torch.zeros(3, dtype=torch.float64)
+        for part, real in zip(ids.split(batch_size), mask.split(batch_size)):
+            part, real = part.to(device), real.to(device)
+            x0 = model.embed(part)
+            t = torch.full((len(part),), float(time_), dtype=torch.float64)
+            zt, _ = noising.add_noise(x0, t, model.schedule, generator)
+            x0_hat = model(zt, t, real)
+            guesses = [noising.nearest(z[real], table) for z in (x0_hat, zt)]
+            sums += torch.tensor(
+                [
+                    (x0_hat - x0).square().mean(-1)[real].sum().item(),
+                    *((g == part[real]).sum().item() for g in guesses),
+                ]
+            )
+        for row, value in zip(rows.values(), sums / mask.sum()):
+            row.append(value)
+    result = {name: torch.stack(values) for name, values in rows.items()}
+    result["normalised"] = result["mse"] / variance.double().cpu()
+    return result
+
+
+def weight_change(before, after):
+    """How far the weights have moved, relative to their size.
+
+    Parameters
+    ----------
+    before, after : dict of tensors
+        Two state dicts of one model.
+
+    Returns
+    -------
+    float
+        ||after - before|| / ||before|| over all weights together.
+    """
+    moved = sum((after[k] - before[k]).double().square().sum() for k in before)
+    size = sum(before[k].double().square().sum() for k in before)
+    return (moved / size).sqrt().item()

@@ -1,0 +1,196 @@
+"""Make everything in data/ again: text, tokenizer, checkpoints, manifest.
+
+    python tools/make_checkpoints.py                   all of it, in order
+    python tools/make_checkpoints.py tokenizer         one artefact
+    python tools/make_checkpoints.py --out /tmp/data   somewhere else
+
+Each artefact is made in a draft folder and put in place when it is whole.
+`data/MANIFEST.json` records the command, the seconds it took, what was
+measured, and the sha256 of every file.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from dblm_lib import metrics, resources, tales, text, training
+
+TRAIN_TALES = 100_000
+VALID_TALES = 1_000
+SEQ_LEN = 64
+
+
+def make_tales(folder, source):
+    """Held-out tales as a plain file, for readers who want to look."""
+    texts = text.load("tales", size=1, valid_size=VALID_TALES).valid
+    lines = "\n".join(texts) + "\n"
+    (folder / "valid.txt").write_text(lines, "utf-8")
+    counts = [len(tales.tokens(t)) for t in texts]
+    return {
+        "tales": len(texts),
+        "word_types": len(tales.vocabulary()),
+        "entropy_nats_per_tale": round(tales.entropy(), 4),
+        "mean_words_and_marks": round(sum(counts) / len(counts), 2),
+        "longest": max(counts),
+    }
+
+
+def make_tokenizer(folder, source):
+    """A byte-level BPE in GPT-2's format, about a thousand tokens."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    corpus = text.load("tales", size=20_000).train
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(
+        corpus,
+        vocab_size=1024,
+        min_frequency=2,
+        special_tokens=["<|endoftext|>"],
+        show_progress=False,
+    )
+    bpe.save(str(folder / "tokenizer.json"))
+    lengths = [len(bpe.encode(t).ids) for t in corpus[:2000]]
+    return {
+        "vocab_size": bpe.get_vocab_size(),
+        "mean_tokens_per_tale": round(sum(lengths) / len(lengths), 2),
+        "longest_of_2000": max(lengths),
+    }
+
+
+def make_tales_gpt2(folder, source):
+    """The embedded GPT-2, trained on Tiny Tales with the book's own loop."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = resources.load_tokenizer(source / "tokenizer")
+    end = tokenizer.eos_token_id
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_positions=256,
+            n_embd=128,
+            n_layer=4,
+            n_head=4,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=end,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+    )
+    config = training.TrainConfig(
+        steps=4000,
+        batch_size=64,
+        learning_rate=2e-3,
+        warmup=100,
+        ema=0.995,
+        precision="bf16",
+    )
+    corpus = text.load("tales", size=TRAIN_TALES, valid_size=VALID_TALES)
+    ids, mask = text.encode_batch(corpus.train, tokenizer, SEQ_LEN)
+    history = training.train(
+        model,
+        ids,
+        mask,
+        config,
+        loss=training.next_token_loss,
+        draw=None,
+    )
+    model.cpu().save_pretrained(folder)
+    shutil.copy(source / "tokenizer" / "tokenizer.json", folder)
+    nats, error = metrics.nats_per_tale(model, tokenizer, corpus.valid)
+    samples = metrics.sample_language_model(model, tokenizer, 500)
+    share, broken = metrics.coherent_share(samples)
+    entropy = tales.entropy()
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": config.steps,
+        "tokens_seen": config.steps * config.batch_size * SEQ_LEN,
+        "last_training_loss": round(history.loss[-1], 4),
+        "entropy_nats_per_tale": round(entropy, 4),
+        "valid_nats_per_tale": round(nats, 4),
+        "valid_standard_error": round(error, 4),
+        "above_entropy_percent": round(100 * (nats / entropy - 1), 3),
+        "coherent_share_of_500": round(share, 4),
+        "broken": dict(broken),
+    }
+
+
+MAKERS = {
+    "tales": ("tales", make_tales),
+    "tokenizer": ("tokenizer", make_tokenizer),
+    "tales-gpt2": ("checkpoints/tales-gpt2", make_tales_gpt2),
+}
+
+
+def write_manifest(out, updates):
+    """Record artefacts and the digest of every file; atomically."""
+    path = out / "MANIFEST.json"
+    artifacts = {}
+    if path.is_file():
+        artifacts = json.loads(path.read_text("utf-8"))["artifacts"]
+    artifacts |= updates
+    files = {
+        file.relative_to(out).as_posix(): {
+            "sha256": resources.sha256(file),
+            "bytes": file.stat().st_size,
+        }
+        for file in sorted(out.rglob("*"))
+        if file.is_file() and file != path and "draft" not in file.parts
+    }
+    draft = path.with_suffix(".tmp")
+    content = {"artifacts": artifacts, "files": files}
+    draft.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    os.replace(draft, path)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="what to make: " + ", ".join(MAKERS) + " (default: all)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "data", help="the data folder"
+    )
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in MAKERS:
+            parser.error(f"unknown name {name!r}; known: {', '.join(MAKERS)}")
+    out = options.out
+    for name in options.names or MAKERS:
+        place, make = MAKERS[name]
+        print(f"{name}: {make.__doc__}", flush=True)
+        draft = out / "draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        start = time.perf_counter()
+        measured = make(draft, out)
+        seconds = math.ceil(time.perf_counter() - start)
+        final = out / place
+        shutil.rmtree(final, ignore_errors=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(draft, final)
+        command = f"python tools/make_checkpoints.py {name}"
+        record = {"command": command, "seconds": seconds, "metrics": measured}
+        write_manifest(out, {name: record})
+        print(json.dumps(record, indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
