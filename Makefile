@@ -15,12 +15,13 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test refresh checkpoints lint clean distclean
+.PHONY: help book page test refresh checkpoints lint clean distclean
 .PRECIOUS: $(VENV)/.%
 .NOTPARALLEL:
 
 help:
 	@echo "make book         build the book: executed HTML in _build/html"
+	@echo "make page         the same from the committed outputs, not run"
 	@echo "make test         run all tests, notebooks included"
 	@echo "make refresh      run the chapters and store their outputs"
 	@echo "make checkpoints  train the embedded checkpoints again (minutes)"
@@ -52,6 +53,15 @@ book: $(VENV)/.book
 	    echo "The book was not built: see the warnings above" \
 	      "and _build/html/reports/."; exit 1; }
 	@echo "The book is at file://$(CURDIR)/_build/html/index.html"
+
+# What is published: the committed outputs as they are, nothing executed.
+page: $(VENV)/.book
+	@mkdir -p _build
+	@sed 's/^  execute_notebooks: .*/  execute_notebooks: "off"/' \
+	  _config.yml > _build/page.yml
+	@$(BIN)/jupyter-book build . -W -n --keep-going \
+	  --config _build/page.yml $(JUPYTER_BOOK_ARGS)
+	@echo "The page is at file://$(CURDIR)/_build/html/index.html"
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --nbval $(PYTEST_ARGS)
