@@ -13,6 +13,7 @@ import pytest
 # Kernels started by nbval inherit these.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("DBLM_QUIET", "1")  # no progress bars in outputs
 
 
 def pytest_addoption(parser):
