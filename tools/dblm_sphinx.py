@@ -179,17 +179,22 @@ def copy_mathjax(app):
             shutil.copy2(source / part, target / part)
 
 
-def drop_repeated_scripts(app, pagename, templatename, context, doctree):
-    """Keep the first of equal scripts: a second `const` is an error."""
+def drop_needless_scripts(app, pagename, templatename, context, doctree):
+    """Keep one of equal scripts and none of Thebe, which is switched off.
+
+    Jupyter Book sets Thebe's constants twice on every page; browsers report
+    the second `const` as an error.
+    """
     seen, kept = set(), []
     for script in context.get("script_files", []):
-        key = (
-            getattr(script, "filename", None) or str(script),
-            getattr(script, "attributes", {}).get("body"),
-        )
-        if key not in seen:
-            seen.add(key)
-            kept.append(script)
+        filename = str(getattr(script, "filename", script) or "")
+        attributes = dict(getattr(script, "attributes", {}))
+        body = attributes.get("body") or ""
+        key = (filename, body)
+        if "thebe" in filename or "THEBE" in body or key in seen:
+            continue
+        seen.add(key)
+        kept.append(script)
     context["script_files"] = kept
 
 
@@ -202,5 +207,5 @@ def setup(app):
     app.connect("builder-inited", copy_mathjax)
     app.connect("env-get-outdated", outdated_chapters)
     app.connect("doctree-read", add_running_note)
-    app.connect("html-page-context", drop_repeated_scripts, priority=900)
+    app.connect("html-page-context", drop_needless_scripts, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
