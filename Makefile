@@ -56,10 +56,10 @@ book: $(VENV)/.book
 
 # What is published: the committed outputs as they are, nothing executed.
 page: $(VENV)/.book
-	@mkdir -p _build
+	@mkdir -p _build && rm -rf _build/.doctrees
 	@sed 's/^  execute_notebooks: .*/  execute_notebooks: "off"/' \
 	  _config.yml > _build/page.yml
-	@$(BIN)/jupyter-book build . -W -n --keep-going \
+	@PYTHONPATH=tools $(BIN)/jupyter-book build . -W -n --keep-going \
 	  --config _build/page.yml $(JUPYTER_BOOK_ARGS)
 	@echo "The page is at file://$(CURDIR)/_build/html/index.html"
 
