@@ -3,7 +3,7 @@
     python tools/address.py OWNER/REPO     # the book moves to this address
     python tools/address.py                # copy address and version again
     python tools/address.py --check        # change nothing, exit 1 if needed
-    python tools/address.py --check --published   # and no placeholder
+    python tools/address.py --check --expect OWNER/REPO   # ... or elsewhere
 
 ``pyproject.toml`` is the one place that knows: ``[project.urls]`` the address,
 ``version`` the release. From there they go into the set-up cells and links of
@@ -18,10 +18,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# A name with an underscore cannot be registered at GitHub, so the
-# placeholder can never lead to a stranger's code.
 EXAMPLE = "OWNER/REPO"
-PLACEHOLDERS = ("YOUR_NAME/words-from-noise", EXAMPLE)
 SLUG = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 TEXTS = (
     "README.md",
@@ -72,7 +69,7 @@ def rewrite(text, old, slug, version, path=""):
     text : str
         Contents of a file.
     old : iterable of str
-        Addresses that mean this book, among them placeholders.
+        Addresses that meant this book before, the example among them.
     slug, version : str
         What they become.
     path : str
@@ -165,9 +162,10 @@ def parser():
     result.add_argument("address", nargs="?", metavar="OWNER/REPO")
     result.add_argument("--check", action="store_true", help="only look")
     result.add_argument(
-        "--published",
-        action="store_true",
-        help="with --check: refuse a placeholder address",
+        "--expect",
+        metavar="OWNER/REPO",
+        help="with --check: fail if the book says it lives elsewhere "
+        "(a workflow knows where it runs)",
     )
     result.add_argument(
         "--root", type=Path, default=ROOT, help=argparse.SUPPRESS
@@ -180,7 +178,7 @@ def main(argv=None):
     arguments = parser()
     options = arguments.parse_args(argv)
     root = options.root.resolve()
-    old = set(PLACEHOLDERS)
+    old = {EXAMPLE}
     if options.address:
         if options.check:
             arguments.error("give an address or --check, not both")
@@ -195,10 +193,10 @@ def main(argv=None):
     wrong = apply(root, sorted(old), slug, version, not options.check)
     for name in wrong:
         print(f"{'differs' if options.check else 'changed'}: {name}")
-    if options.published and slug in PLACEHOLDERS:
+    if options.expect and options.expect != slug:
         print(
-            f"{slug} is a placeholder: run "
-            "`python tools/address.py OWNER/REPO` before publishing"
+            f"the book says it lives at {slug}, not at {options.expect}: "
+            f"run `python tools/address.py {options.expect}`"
         )
         return 1
     return 1 if options.check and wrong else 0
