@@ -223,6 +223,17 @@ def test_published_page_is_the_tested_one():
     assert environment["name"] == "github-pages"
 
 
+def test_publishing_checks_where_it_publishes(monkeypatch):
+    """A fork that kept our address would send its readers to ours."""
+    import address
+
+    (line,) = re.findall(r"tools/address\.py (.+)", scripts("publish.yml"))
+    monkeypatch.setenv("GITHUB_REPOSITORY", address.read()[0])
+    assert address.main(line.split()) == 0
+    monkeypatch.setenv("GITHUB_REPOSITORY", "somebody/else")
+    assert address.main(line.split()) == 1
+
+
 def test_weekly_run_is_unpinned_and_reports():
     """Newest of everything, with an issue at the end when it breaks."""
     runs = (step.get("run") for step in steps("weekly.yml:newest"))
