@@ -3,7 +3,7 @@
     python tools/address.py OWNER/REPO     # the book moves to this address
     python tools/address.py                # copy address and version again
     python tools/address.py --check        # change nothing, exit 1 if needed
-    python tools/address.py --check --expect OWNER/REPO   # ... or elsewhere
+    python tools/address.py --check --published   # ... and it lives there
 
 ``pyproject.toml`` is the one place that knows: ``[project.urls]`` the address,
 ``version`` the release. From there they go into the set-up cells and links of
@@ -12,6 +12,7 @@ texts. After a new version: change it in pyproject.toml, run this.
 """
 
 import argparse
+import os
 import re
 import sys
 import tomllib
@@ -162,10 +163,10 @@ def parser():
     result.add_argument("address", nargs="?", metavar="OWNER/REPO")
     result.add_argument("--check", action="store_true", help="only look")
     result.add_argument(
-        "--expect",
-        metavar="OWNER/REPO",
-        help="with --check: fail if the book says it lives elsewhere "
-        "(a workflow knows where it runs)",
+        "--published",
+        action="store_true",
+        help="with --check, in a workflow: fail if the book says it lives "
+        "elsewhere than in $GITHUB_REPOSITORY",
     )
     result.add_argument(
         "--root", type=Path, default=ROOT, help=argparse.SUPPRESS
@@ -193,10 +194,12 @@ def main(argv=None):
     wrong = apply(root, sorted(old), slug, version, not options.check)
     for name in wrong:
         print(f"{'differs' if options.check else 'changed'}: {name}")
-    if options.expect and options.expect != slug:
+    here = os.environ.get("GITHUB_REPOSITORY", "")
+    if options.published and here != slug:
         print(
-            f"the book says it lives at {slug}, not at {options.expect}: "
-            f"run `python tools/address.py {options.expect}`"
+            f"the book says it lives at {slug}, but this is "
+            f"{here or 'no GitHub workflow'}: "
+            f"run `python tools/address.py {here or EXAMPLE}`"
         )
         return 1
     return 1 if options.check and wrong else 0
