@@ -18,7 +18,9 @@ __all__ = [
     "CONDITIONINGS",
     "DBLM",
     "DBLMConfig",
+    "DenoiserBase",
     "attention_mask_4d",
+    "linear",
     "load",
     "noise_embedding",
 ]
@@ -68,8 +70,12 @@ class DBLMConfig(GPT2Config):
                 f"unknown conditioning {conditioning!r}; "
                 f"choose one of {', '.join(CONDITIONINGS)}"
             )
-        if embed_dim is not None and embed_dim < 1:
-            raise ValueError(f"embed_dim must be positive; got {embed_dim}")
+        if embed_dim is not None and not (
+            isinstance(embed_dim, int) and embed_dim >= 1
+        ):
+            raise ValueError(
+                f"embed_dim must be a whole number above 0; got {embed_dim!r}"
+            )
         self.causal = causal
         self.conditioning = conditioning
         self.embed_dim = embed_dim
@@ -79,6 +85,11 @@ class DBLMConfig(GPT2Config):
         self.schedule_options = schedule_options or {}
         schedules.get_schedule(schedule, **self.schedule_options)
         super().__init__(**kwargs)
+        if conditioning == "time" and self.n_embd % 2:
+            raise ValueError(
+                "to be told the time, half of the hidden states are sines and "
+                f"half cosines: n_embd must be even; got {self.n_embd}"
+            )
 
 
 def noise_embedding(t, dim):
@@ -127,8 +138,15 @@ def attention_mask_4d(real, causal):
     return mask
 
 
-class _Base(GPT2PreTrainedModel):
-    """Loading, saving and generating; the network itself is in `DBLM`."""
+def linear(inputs, outputs):
+    """A linear map, or nothing at all where the sizes agree."""
+    if inputs == outputs:
+        return nn.Identity()
+    return nn.Linear(inputs, outputs)
+
+
+class DenoiserBase(GPT2PreTrainedModel):
+    """Loading, checking and generating; the network itself is in `DBLM`."""
 
     config_class = DBLMConfig
     base_model_prefix = "dblm"
@@ -167,6 +185,71 @@ class _Base(GPT2PreTrainedModel):
         model.embeddings.load_state_dict({"weight": table})
         return model.eval()
 
+    def table(self):
+        """The clean embedding of each token, shape ``(vocab, dim)``."""
+        weight = self.embeddings.weight
+        if self.config.normalise_embeddings:
+            weight = noising.normalise(weight)
+        return weight
+
+    def embed(self, ids):
+        """Clean embeddings x0 of ids, shape ``(*ids.shape, dim)``."""
+        return self.table()[ids]
+
+    def check_input(self, zt, t, mask):
+        """Refuse an input that does not fit, and bring it into shape.
+
+        Parameters
+        ----------
+        zt, t, mask
+            As `DBLM.forward` takes them.
+
+        Returns
+        -------
+        t : float64 tensor, shape ``(batch, 1)`` or ``(batch, length)``
+            None without conditioning.
+        mask : bool tensor, shape ``(batch, length)``
+        """
+        dim = self.embeddings.embedding_dim
+        if zt.ndim != 3 or zt.shape[-1] != dim:
+            raise ValueError(
+                f"zt must have shape (batch, length, {dim}); "
+                f"got {tuple(zt.shape)}"
+            )
+        longest = self.config.max_position_embeddings
+        if zt.shape[1] > longest:
+            raise ValueError(
+                f"this model knows {longest} positions; got {zt.shape[1]}: "
+                "shorten the text"
+            )
+        if not bool(torch.isfinite(zt).all()):
+            raise ValueError("zt must be finite; it holds NaN or infinity")
+        if mask is None:
+            mask = torch.ones(zt.shape[:2], dtype=torch.bool)
+        if mask.shape != zt.shape[:2]:
+            raise ValueError(
+                f"the attention mask must have shape {tuple(zt.shape[:2])}, "
+                f"one value a position; got {tuple(mask.shape)}"
+            )
+        return self._check_time(zt, t), mask.to(zt.device, torch.bool)
+
+    def _check_time(self, zt, t):
+        if self.config.conditioning == "none":
+            return None
+        if t is None:
+            raise ValueError(
+                "this model is conditioned on the time: give t, "
+                "one number, one a sequence or one a position"
+            )
+        t = schedules.as_time(t).to(zt.device)
+        batch, length = zt.shape[:2]
+        if t.shape not in [(), (1,), (batch,), (batch, length)]:
+            raise ValueError(
+                f"t must be one number, or have shape ({batch},) or "
+                f"({batch}, {length}); got {tuple(t.shape)}"
+            )
+        return t if t.ndim == 2 else t.reshape(-1, 1).expand(batch, 1)
+
     def get_input_embeddings(self):
         return self.embeddings
 
@@ -188,7 +271,7 @@ class _Base(GPT2PreTrainedModel):
         return decoding.generate_ids(self, input_ids, **options)
 
 
-class DBLM(_Base):
+class DBLM(DenoiserBase):
     """GPT-2's trunk, denoising embeddings.
 
     Parameters
@@ -204,9 +287,8 @@ class DBLM(_Base):
         self.embeddings.requires_grad_(config.train_embeddings)
         self.trunk = GPT2Model(config)
         self.trunk.wte = None  # vectors come in, not tokens
-        same = dim == hidden
-        self.project_in = nn.Identity() if same else nn.Linear(dim, hidden)
-        self.project_out = nn.Identity() if same else nn.Linear(hidden, dim)
+        self.project_in = linear(dim, hidden)
+        self.project_out = linear(hidden, dim)
         if config.conditioning == "time":
             self.noise_mlp = nn.Sequential(
                 nn.Linear(hidden, hidden),
@@ -214,17 +296,6 @@ class DBLM(_Base):
                 nn.Linear(hidden, hidden),
             )
         self.post_init()
-
-    def table(self):
-        """The clean embedding of each token, shape ``(vocab, dim)``."""
-        weight = self.embeddings.weight
-        if self.config.normalise_embeddings:
-            weight = noising.normalise(weight)
-        return weight
-
-    def embed(self, ids):
-        """Clean embeddings x0 of ids, shape ``(*ids.shape, dim)``."""
-        return self.table()[ids]
 
     def forward(self, zt, t=None, attention_mask=None):
         """Guess the clean embeddings.
@@ -246,40 +317,20 @@ class DBLM(_Base):
         Raises
         ------
         ValueError
-            If the shape of ``zt`` does not fit the model or ``t`` is missing.
+            If a shape does not fit, a number is not finite, or ``t`` is
+            missing or outside [0, 1].
         """
-        self._check_input(zt, t)
-        if attention_mask is None:
-            attention_mask = zt.new_ones(zt.shape[:2], dtype=torch.bool)
+        t, real = self.check_input(zt, t, attention_mask)
         hidden = self.project_in(zt)
-        if self.config.conditioning == "time":
-            t = torch.as_tensor(t, device=zt.device)
-            t = t if t.ndim == 2 else t.reshape(-1, 1)  # one a sequence
-            code = noise_embedding(t, hidden.shape[-1]).to(hidden.dtype)
-            hidden = hidden + self.noise_mlp(code)
-        mask = attention_mask_4d(attention_mask.bool(), self.config.causal)
+        if t is not None:
+            code = noise_embedding(t, hidden.shape[-1])
+            hidden = hidden + self.noise_mlp(code.to(hidden.dtype))
         output = self.trunk(
-            inputs_embeds=hidden, attention_mask=mask, use_cache=False
+            inputs_embeds=hidden,
+            attention_mask=attention_mask_4d(real, self.config.causal),
+            use_cache=False,
         )
         return self.project_out(output.last_hidden_state)
-
-    def _check_input(self, zt, t):
-        dim = self.embeddings.embedding_dim
-        if zt.ndim != 3 or zt.shape[-1] != dim:
-            raise ValueError(
-                f"zt must have shape (batch, length, {dim}); "
-                f"got {tuple(zt.shape)}"
-            )
-        longest = self.config.max_position_embeddings
-        if zt.shape[1] > longest:
-            raise ValueError(
-                f"this model knows {longest} positions; got {zt.shape[1]}"
-            )
-        if t is None and self.config.conditioning == "time":
-            raise ValueError(
-                "this model is conditioned on the time: give t, "
-                "one number, one a sequence or one a position"
-            )
 
 
 def load(name):
