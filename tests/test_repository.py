@@ -77,6 +77,30 @@ def test_files_named_by_contributing_exist():
     assert missing - examples == set()
 
 
+@pytest.mark.parametrize(
+    ("path", "attribute", "value"),
+    [
+        ("data/MANIFEST.json", "text", "unset"),
+        ("data/tokenizer/merges.txt", "text", "unset"),
+        ("chapters/00_welcome.ipynb", "eol", "lf"),
+        ("dblm_lib/tales.py", "eol", "lf"),
+    ],
+)
+def test_windows_gets_the_same_bytes(path, attribute, value):
+    """A changed line ending would break every digest of data/."""
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    done = subprocess.run(
+        [git, "check-attr", attribute, "--", path],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        encoding="utf-8",
+    )
+    assert done.stdout.strip() == f"{path}: {attribute}: {value}"
+
+
 def test_new_chapter_takes_ten_lines():
     """The promise of the issue that asked for it."""
     section = read("CONTRIBUTING.md").split("## ")[1]
