@@ -3,7 +3,7 @@
 A tale is a template with holes, and every hole is filled from a table of
 weighted options. Because the tables are all there is, the truth is known:
 each tale has an exact probability, the whole corpus has an exact entropy,
-and every text can be read back and checked (see the page "The text").
+and every text can be read back and checked.
 
 The module reads from top to bottom:
 
@@ -104,7 +104,7 @@ PLOTS = {
         "{ending}"
     ),
     "errand": (
-        "{hero} left for the {place} feeling {high}. {His} {animal} came "
+        "{hero} left for the {place} feeling {high}. {His} {animal} went "
         "too. Soon {trouble}, but {he} and the {animal} {rescue}. "
         "In the {place}, {hero} {high_deed}. {ending}"
     ),
@@ -288,9 +288,9 @@ TROUBLES = {
         "a storm began",
         {"waited in a cave": 2, "built a hut": 2},
     ),
-    "bridge": (
+    "crossing": (
         3,
-        "a bridge was missing",
+        "they came to a river",
         {
             "made a raft": 2,
             "found a boat": 1,
@@ -322,6 +322,7 @@ ENDINGS = {
     "Everyone laughed and went home.": 2,
     "What an adventure it was!": 2,
     "{hero} loved that {animal} forever.": 2,
+    "The {animal} smiled at {him}.": 2,
     "Soon it was bedtime.": 1,
     "And that was that!": 1,
 }
@@ -822,7 +823,7 @@ def _mismatch(text, literal, start):
     same = 0
     while text[start + same : start + same + 1] == literal[same]:
         same += 1
-    word = max(literal.rfind(" ", 0, same), literal.rfind(" ", 0, same)) + 1
+    word = literal.rfind(" ", 0, same) + 1
     return start + word, (literal[word:].split() or [literal])[0]
 
 
@@ -964,9 +965,9 @@ def _kind(thing):
 
 
 def _listed(options, most=4):
-    """Write options for a message: ``'a', 'b' or 9 others``."""
-    shown = [repr(option) for option in list(options)[:most]]
-    rest = len(list(options)) - len(shown)
-    if rest:
-        return f"{', '.join(shown)} or {rest} more"
-    return " or ".join([", ".join(shown[:-1]), shown[-1]][len(shown) < 2 :])
+    """Write options for a message: ``'a', 'b' or 'c'``."""
+    options = [repr(option) for option in options]
+    if len(options) > most:
+        return f"{', '.join(options[:most])} or {len(options) - most} more"
+    start, last = ", ".join(options[:-1]), options[-1]
+    return f"{start} or {last}" if start else last
