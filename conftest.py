@@ -98,7 +98,7 @@ def _never_compared(item):
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item):
+def pytest_runtest_call(item):
     """Fail a cell that nbval would pass without looking at it."""
     if _cell(item) is None or item.config.option.nbval_lax:
         return
