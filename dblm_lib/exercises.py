@@ -86,6 +86,8 @@ def verdict(number, answer=...):
         return Verdict(True, REGISTRY[number](answer))
     except Hint as hint:
         return Verdict(False, str(hint))
+    except Exception as error:  # noqa: BLE001  (a reader sees no traceback)
+        return Verdict(False, f"this answer cannot be read ({error}).")
 
 
 def is_blank(answer):
@@ -104,8 +106,9 @@ def ask(function, *arguments):
             f"name; I was given {_kind(function)}."
         )
     try:
-        answer = function(*arguments)
-    except (Exception, SystemExit) as error:
+        with np.errstate(all="ignore"):
+            answer = function(*arguments)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (any of theirs)
         text = str(error).strip().split("\n")[0][:200] or "no message"
         raise Hint(
             f"your function stopped with {type(error).__name__}: {text}"
@@ -274,7 +277,9 @@ class _Power:
         return (t**self.power) ** 0.5
 
     def snr(self, t):
-        return self.alpha_bar(t) / (1 - self.alpha_bar(t))
+        signal, noise = self.alpha_bar(t), t**self.power
+        clean = isinstance(t, (int, float)) and noise == 0
+        return math.inf if clean else signal / noise
 
     def noise_level(self, t):
         return self.sigma(t) / self.alpha(t)
@@ -451,11 +456,7 @@ def _keep(answer):
 def _causal(answer):
     """``causal_mask(n)``: True where row i may look at column j."""
     for n in (4, 1, 7):
-        got = ask(answer, n)
-        shape = np.shape(np.asarray(got))
-        array = numbers(got, (n, n), "the mask") if shape else numbers(got)
-        if array.shape != (n, n):
-            raise Hint(f"the mask should be {n} x {n}, one row a position.")
+        array = numbers(ask(answer, n), (n, n), "the mask")
         if np.isneginf(array).any() or (array < -1e3).any():
             raise Hint(
                 "that mask is to be added to the scores (0 and -inf). Give "
@@ -540,8 +541,7 @@ def _changed(answer):
             ({j}, "moves more than its own output: attention passes it on."),
             (
                 set(range(n)),
-                "cannot move what comes before it: those positions never "
-                "look at it.",
+                "cannot move what comes before it, which never looks at it.",
             ),
             (
                 set(range(j, n)),
@@ -618,8 +618,8 @@ def _masked_mse(answer):
 @exercise("4.2")
 def _normalised(answer):
     """``normalised_mse(prediction, target)``: MSE / Var(target)."""
-    x0 = 0.2 + 0.5 * _noise(7, 6, 5, 4)
-    guess = x0 + 0.3 * _noise(8, 6, 5, 4)
+    x0 = 0.2 + 0.5 * _noise(7, 20, 25, 4)
+    guess = x0 + 0.2 * _noise(8, 20, 25, 4)
     got = numbers(ask(answer, *_tensors(guess, x0)), (), "the loss")
     mse, var = ((guess - x0) ** 2).mean(), x0.var()
     # One mean for the table or one for each dimension: both are in use.
@@ -760,22 +760,17 @@ def _distinct(answer):
         (["the", "the", "the", "dog", "the", "the"], 2),
         ([5, 1, 5, 1, 5], 1),
         ([1, 2, 3, 1, 2, 3, 4, 1, 2], 3),
-        (["the"], 2),
     ]
     for tokens, n in cases:
         got = float(numbers(ask(answer, list(tokens), n), (), "the share"))
         grams = [tuple(tokens[i:][:n]) for i in range(len(tokens) - n + 1)]
         kinds = len(set(grams))
-        right = kinds / len(grams) if grams else 0.0
-        if not grams and abs(got) > 1e-6:
-            raise Hint(
-                f"{len(tokens)} token holds no run of {n}: return 0.0 there."
-            )
+        right = kinds / len(grams)
         blocks = [tuple(tokens[i:][:n]) for i in range(0, len(tokens), n)]
         mistakes = {
             "that is how many kinds there are; divide by how many runs there "
             "are in all.": kinds,
-            "upside down: kinds on top.": len(grams) / max(kinds, 1),
+            "upside down: kinds on top.": len(grams) / kinds,
             "that is the share of repeats; the share of distinct runs was "
             "asked for.": 1 - right,
             f"divide by the number of runs, len(tokens) - n + 1 = "
@@ -801,11 +796,13 @@ def _distinct(answer):
 def _top_share(answer):
     """``top_token_share(tokens)`` of one sequence."""
     for tokens in (
-        [7, 3, 7, 7, 2, 9, 3, 7],
+        [3, 7, 7, 2, 7, 9, 3, 7, 3, 7, 6, 4, 4],
         [1, 1, 1, 1, 4],
         [2, 5, 5, 8, 8, 8],
     ):
         got = ask(answer, list(tokens))
+        if isinstance(got, tuple) and len(got) == 2:
+            got = got[1]  # the library names the token too
         got = float(numbers(got, (), "the share"))
         counts = {t: tokens.count(t) for t in tokens}
         best, n = max(counts.values()), len(tokens)
@@ -830,4 +827,4 @@ def _top_share(answer):
             f"in {tokens} the commonest token comes {best} times out of {n}; "
             f"your share is {got:.3f}.",
         )
-    return "in real text `the` takes about one token in twenty."
+    return "the higher it is, the more the text is one word over and over."
