@@ -16,6 +16,8 @@ from . import schedules
 __all__ = [
     "METRICS",
     "add_noise",
+    "check_points",
+    "check_table",
     "information_band",
     "mask_tokens",
     "nearest",
@@ -24,6 +26,8 @@ __all__ = [
     "principal_table",
     "random_table",
     "recovery_curve",
+    "spread_time",
+    "token_scores",
 ]
 
 METRICS = ("euclidean", "cosine", "dot")
@@ -42,12 +46,42 @@ def check_table(table):
     _check_finite(table, "the embedding table")
 
 
+def check_points(x0, eps=None, keep=None):
+    """Refuse points, noise or kept positions that do not fit together."""
+    shape = tuple(x0.shape)
+    if x0.ndim != 3:
+        raise ValueError(
+            f"x0 must have shape (batch, length, dim); got {shape}"
+        )
+    if not x0.is_floating_point():
+        raise TypeError(
+            f"x0 holds {x0.dtype}: noise needs embeddings, not token ids. "
+            "Look the ids up in a table first: table[ids]"
+        )
+    _check_finite(x0, "x0")
+    if eps is not None and tuple(eps.shape) != shape:
+        raise ValueError(
+            f"eps must have the shape of x0, {shape}; got {tuple(eps.shape)}"
+        )
+    _check_keep(keep, shape[:2])
+
+
 def _check_finite(values, what):
     if not bool(torch.isfinite(values).all()):
         count = int((~torch.isfinite(values)).sum())
         raise ValueError(
             f"{what} must be finite; {count} of {values.numel()} "
             "numbers are NaN or infinite"
+        )
+
+
+def _check_keep(keep, shape):
+    if keep is None:
+        return
+    if keep.dtype != torch.bool or tuple(keep.shape) != tuple(shape):
+        raise ValueError(
+            "keep must hold one True or False a position, shape "
+            f"{tuple(shape)}; got {keep.dtype} of shape {tuple(keep.shape)}"
         )
 
 
@@ -61,14 +95,20 @@ def normalise(table):
     ----------
     table : tensor, shape ``(..., dim)``
 
+    Returns
+    -------
+    tensor, shape of ``table``
+
     Raises
     ------
     ValueError
-        If a row is zero: it has no direction to keep.
+        If a row is zero, NaN or infinite: it has no direction to keep.
     """
     length = table.norm(dim=-1, keepdim=True)
-    if bool((length == 0).any()):
-        raise ValueError("a row of zeros has no direction to normalise")
+    if not bool(((length > 0) & length.isfinite()).all()):
+        raise ValueError(
+            "a row that is zero, NaN or infinite has no direction to normalise"
+        )
     return table / length * math.sqrt(table.shape[-1])
 
 
@@ -91,6 +131,11 @@ def principal_table(table, embed_dim):
     -------
     tensor, shape ``(vocab, embed_dim)``
         Coordinates along the directions of largest variance, centred.
+
+    Raises
+    ------
+    ValueError
+        If ``embed_dim`` is larger than the table allows, or smaller than 1.
     """
     check_table(table)
     if not 1 <= embed_dim <= min(table.shape):
@@ -98,6 +143,7 @@ def principal_table(table, embed_dim):
             f"embed_dim must lie between 1 and {min(table.shape)}; "
             f"got {embed_dim}"
         )
+    table = table.to(_precise(table.dtype))
     centred = table - table.mean(dim=0)
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
     # An SVD fixes directions up to their sign; fix that too.
@@ -126,69 +172,112 @@ def add_noise(x0, t, schedule, generator=None, eps=None, keep=None):
     Returns
     -------
     zt, eps : tensor, shape of ``x0``
+        The noised points, exactly ``x0`` where ``keep`` is True, and the
+        noise (drawn for kept positions too, but not added there).
 
     Raises
     ------
     ValueError
         If shapes do not fit, ``t`` is outside [0, 1] or ``x0`` not finite.
+    TypeError
+        If ``x0`` holds token ids.
     """
-    _check_finite(x0, "x0")
-    t = _time_per_position(t, x0)
-    if eps is None:
-        eps = torch.randn(x0.shape, generator=generator)
+    check_points(x0, eps, keep)
+    t = spread_time(t, x0.shape[:2])
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     if keep is not None:
-        keep = keep.to(x0.device)
-        alpha, sigma = alpha.where(~keep, 1.0), sigma.where(~keep, 0.0)
-    eps, alpha, sigma = (v.to(x0) for v in (eps, alpha, sigma))
+        noised = ~keep.to(t.device)
+        alpha, sigma = alpha.where(noised, 1.0), sigma.where(noised, 0.0)
+    if eps is None:
+        eps = torch.randn(x0.shape, generator=generator)
+    alpha, sigma, eps = (v.to(x0) for v in (alpha, sigma, eps))
     return alpha[..., None] * x0 + sigma[..., None] * eps, eps
 
 
-def _time_per_position(t, x0):
-    """Spread ``t`` over ``(batch, length)``, or say why not."""
-    if x0.ndim != 3:
-        raise ValueError(
-            f"x0 must have shape (batch, length, dim); got {tuple(x0.shape)}"
-        )
-    t = schedules.as_time(t).to(x0.device)
-    if t.ndim == 1:
-        t = t[:, None]
+def spread_time(t, shape):
+    """One time for each position, from one for all or one a sequence.
+
+    Parameters
+    ----------
+    t : float or tensor, shape ``()``, ``(batch,)`` or ``(batch, length)``
+    shape : (batch, length)
+
+    Returns
+    -------
+    tensor, shape ``(batch, length)``, float64
+
+    Raises
+    ------
+    ValueError
+        If a time lies outside [0, 1] or the shapes do not fit.
+    """
+    t = schedules.as_time(t)
+    column = t[:, None] if t.ndim == 1 else t
     try:
-        return t.expand(x0.shape[:2])
+        return column.expand(shape)
     except RuntimeError:
         raise ValueError(
-            f"t of shape {tuple(t.shape)} does not fit x0 of shape "
-            f"{tuple(x0.shape)}: give one time, one a sequence or one a "
-            "position"
+            f"t of shape {tuple(t.shape)} does not fit {tuple(shape)} "
+            "positions: give one time, one a sequence or one a position"
         ) from None
 
 
-def _scores(vectors, table, metric):
-    """Higher is nearer; shape ``(n, vocab)``."""
+def token_scores(vectors, table, metric="euclidean"):
+    """How near each vector is to each token: the higher, the nearer.
+
+    The Euclidean score is v.e - |e|²/2, which is -|v - e|²/2 without the
+    term |v|², the same for every token. The cosine leaves out the length of
+    the vector for the same reason.
+
+    Parameters
+    ----------
+    vectors : tensor, shape ``(n, dim)``
+    table : tensor, shape ``(vocab, dim)``
+    metric : {"euclidean", "cosine", "dot"}
+
+    Returns
+    -------
+    tensor, shape ``(n, vocab)``
+    """
+    if metric == "cosine":
+        table = F.normalize(table, dim=1)
+    scores = vectors @ table.T
     if metric == "euclidean":
-        # -|v - e|² up to the term |v|², the same for every token.
-        return vectors @ table.T - (table**2).sum(dim=1) / 2
-    return vectors @ table.T
+        scores -= (table**2).sum(dim=1) / 2
+    return scores
 
 
-def _blocks(vectors, table, metric):
-    """Scores of all vectors against the table, a block of rows at a time."""
+def _precise(dtype):
+    """At least float32: 8 bits of bfloat16 cannot rank 50,257 tokens."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _prepare(vectors, table, metric):
+    """Check both, bring them to one precision, vectors as ``(n, dim)``."""
     if metric not in METRICS:
         raise ValueError(
             f"unknown metric {metric!r}; choose one of {', '.join(METRICS)}"
         )
     check_table(table)
-    if vectors.shape[-1] != table.shape[1]:
+    dim = table.shape[1]
+    if vectors.ndim == 0 or vectors.shape[-1] != dim:
         raise ValueError(
-            f"vectors have dimension {vectors.shape[-1]}, "
-            f"the table has {table.shape[1]}"
+            f"vectors have shape {tuple(vectors.shape)}, but the table's "
+            f"tokens have dimension {dim}: the last dimensions must agree"
         )
     _check_finite(vectors, "vectors")
-    if metric == "cosine":  # the vectors' own lengths do not matter
-        table = F.normalize(table, dim=1)
-    rows = max(1, _BLOCK // len(table))
-    for block in vectors.reshape(-1, table.shape[1]).split(rows):
-        yield block, _scores(block, table, metric)
+    dtype = _precise(torch.promote_types(vectors.dtype, table.dtype))
+    vectors, table = vectors.reshape(-1, dim).to(dtype), table.to(dtype)
+    if metric == "euclidean":
+        # Distances do not see a common shift; rounding errors do.
+        centre = table.mean(dim=0)
+        vectors, table = vectors - centre, table - centre
+    return vectors, table
+
+
+def _blocks(vectors, table):
+    """Cut vectors so that their scores against the table fit in a block."""
+    return vectors.split(max(1, _BLOCK // len(table)))
 
 
 def nearest(vectors, table, metric="euclidean"):
@@ -213,27 +302,43 @@ def nearest(vectors, table, metric="euclidean"):
         If the dimensions differ, the metric is unknown or a number is not
         finite.
     """
-    ids = [s.argmax(dim=1) for _, s in _blocks(vectors, table, metric)]
-    if not ids:  # no vectors, no tokens
-        return torch.empty(vectors.shape[:-1], dtype=torch.long)
-    return torch.cat(ids).reshape(vectors.shape[:-1])
+    shape = vectors.shape[:-1]
+    vectors, table = _prepare(vectors, table, metric)
+    ids = [
+        token_scores(block, table, metric).argmax(dim=1)
+        for block in _blocks(vectors, table)
+    ]
+    return torch.cat(ids).reshape(shape)
 
 
 def nearest_two(vectors, table):
     """Euclidean distances to the nearest and the second-nearest token.
+
+    Parameters
+    ----------
+    vectors : tensor, shape ``(..., dim)``
+    table : tensor, shape ``(vocab, dim)``, at least two tokens
 
     Returns
     -------
     tensor, shape ``(..., 2)``
         If the two are alike, the point lies between tokens and rounding it
         is a guess.
+
+    Raises
+    ------
+    ValueError
+        As `nearest`; or if the table has a single token.
     """
+    shape = vectors.shape[:-1]
+    vectors, table = _prepare(vectors, table, "euclidean")
+    if len(table) < 2:
+        raise ValueError("a table of one token has no second-nearest")
     pairs = []
-    for block, scores in _blocks(vectors, table, "euclidean"):
-        two = scores.topk(2, dim=1).indices
-        gaps = table[two] - block[:, None]
-        pairs.append(gaps.norm(dim=2))
-    return torch.cat(pairs).reshape(*vectors.shape[:-1], 2)
+    for block in _blocks(vectors, table):
+        two = token_scores(block, table).topk(2, dim=1).indices
+        pairs.append((table[two] - block[:, None]).norm(dim=2))
+    return torch.cat(pairs).reshape(*shape, 2)
 
 
 def recovery_curve(
@@ -253,18 +358,29 @@ def recovery_curve(
     num_samples : int
         Tokens drawn for each noise level.
 
+    metric : {"euclidean", "cosine", "dot"}
+
     Returns
     -------
-    tensor, shape ``(len(noise_levels),)``
+    tensor, shape ``(len(noise_levels),)``, float64
         The share of tokens recovered.
+
+    Raises
+    ------
+    ValueError
+        If a noise level is negative or not finite, or the table is not.
     """
     check_table(table)
+    size, dim = table.shape
     shares = []
-    for level in noise_levels:
-        ids = torch.randint(len(table), (num_samples,), generator=generator)
-        eps = torch.randn(num_samples, table.shape[1], generator=generator)
-        noisy = table[ids] + float(level) * eps
-        shares.append((nearest(noisy, table, metric) == ids).double().mean())
+    for level in map(float, noise_levels):
+        if not 0 <= level < math.inf:
+            raise ValueError(f"a noise level must be 0 or more; got {level}")
+        ids = torch.randint(size, (num_samples,), generator=generator)
+        eps = torch.randn(num_samples, dim, generator=generator)
+        noisy = table[ids] + level * eps.to(table)
+        found = nearest(noisy, table, metric).cpu()
+        shares.append((found == ids).double().mean())
     return torch.stack(shares)
 
 
@@ -272,43 +388,62 @@ def information_band(embed_dim, vocab_size, std=1.0):
     r"""The noise level where rounding by itself begins to fail.
 
     About :math:`s \sqrt{d / (2 \ln V)}` for a table of ``vocab_size`` random
-    points with standard deviation ``std`` a coordinate: below it, noise is
-    trivial to undo; well above it, nothing of the token itself is left.
+    points with standard deviation ``std`` a coordinate: well below it, noise
+    is trivial to undo; well above it, nothing of the token itself is left
+    (Chapter 2 derives it).
+
+    Parameters
+    ----------
+    embed_dim, vocab_size : int
+    std : float
+        In the units of the table; 1 after `normalise`.
 
     Returns
     -------
     float
         A noise level sigma / alpha.
+
+    Raises
+    ------
+    ValueError
+        If there is no dimension, a single token, or no positive ``std``.
     """
-    if embed_dim < 1 or vocab_size < 2:
+    if not (embed_dim >= 1 and vocab_size >= 2 and 0 < std < math.inf):
         raise ValueError(
-            "need embed_dim >= 1 and vocab_size >= 2; "
-            f"got {embed_dim} and {vocab_size}"
+            "need embed_dim >= 1, vocab_size >= 2 and std > 0; "
+            f"got {embed_dim}, {vocab_size} and {std}"
         )
     return std * math.sqrt(embed_dim / (2 * math.log(vocab_size)))
 
 
-def mask_tokens(ids, t, mask_id, generator, keep=None):
+def mask_tokens(ids, t, mask_id, generator=None, keep=None):
     """The other noise: replace each token by a mask with probability t.
 
     Parameters
     ----------
     ids : tensor of ids, shape ``(batch, length)``
-    t : float or tensor, shape ``()`` or ``(batch,)``
+    t : float or tensor, shape ``()``, ``(batch,)`` or ``(batch, length)``
     mask_id : int
-    generator : torch.Generator
+    generator : torch.Generator, optional
     keep : bool tensor, shape of ``ids``, optional
         Positions that stay visible.
 
     Returns
     -------
     tensor of ids, shape of ``ids``
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit or ``t`` is outside [0, 1].
     """
-    t = schedules.as_time(t)
-    if t.ndim == 1:
-        t = t[:, None]
-    draw = torch.rand(ids.shape, generator=generator, dtype=torch.float64)
-    hidden = draw < t
+    if ids.ndim != 2:
+        raise ValueError(
+            f"ids must have shape (batch, length); got {tuple(ids.shape)}"
+        )
+    _check_keep(keep, ids.shape)
+    t = spread_time(t, ids.shape).cpu()
+    hidden = torch.rand(ids.shape, generator=generator) < t
     if keep is not None:
-        hidden &= ~keep
+        hidden &= ~keep.cpu()
     return ids.masked_fill(hidden.to(ids.device), mask_id)
