@@ -618,7 +618,7 @@ def _masked_mse(answer):
 @exercise("4.2")
 def _normalised(answer):
     """``normalised_mse(prediction, target)``: MSE / Var(target)."""
-    x0 = 0.2 + 0.5 * _noise(7, 20, 25, 4)
+    x0 = 0.4 + 0.5 * _noise(7, 20, 25, 4)
     guess = x0 + 0.2 * _noise(8, 20, 25, 4)
     got = numbers(ask(answer, *_tensors(guess, x0)), (), "the loss")
     mse, var = ((guess - x0) ** 2).mean(), x0.var()
