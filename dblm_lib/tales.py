@@ -28,7 +28,8 @@ import math
 import random
 import re
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, cached_property
+from itertools import chain
 
 __all__ = [
     "AGREEMENTS",
@@ -370,6 +371,11 @@ class Slot:
         if self.given is None:
             return list(self.table)
         return [option for table in self.table.values() for option in table]
+
+    @cached_property
+    def leads(self):
+        """For each option the words before its first hole."""
+        return {o: _pieces(self.text(o))[0][0] for o in self.options()}
 
 
 def _cause_and_effect(causes, effects, given, table):
@@ -794,8 +800,11 @@ class _Reader:
 
     def _slot(self, slot, start, values, seen):
         """Match the one option that fits; bind it, or compare it."""
-        before = len(seen)
-        for option in slot.options():
+        leads, before = slot.leads, len(seen)
+        likely = [o for o in leads if self.text.startswith(leads[o], start)]
+        # The others cannot fit: they are tried to say what was expected.
+        others = (option for option in leads if option not in likely)
+        for option in chain(likely, others):
             trial = dict(values)
             end = self._template(slot.text(option), start, trial, seen)
             if end is None:
