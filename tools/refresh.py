@@ -88,7 +88,8 @@ def execute(notebook, folder, timeout, progress):
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
-        store_widget_state=False,
+        # An Output widget fails without it; `tidy` drops the state again.
+        store_widget_state=True,
         resources={"metadata": {"path": str(folder)}},
         on_cell_executed=lambda cell, cell_index, **_: progress(cell_index),
     )
