@@ -6,9 +6,11 @@ names of its old IPython and ipywidgets are in ``data/colab-interfaces.json``.
 
 import ast
 import json
+import os
 import re
 import sys
 import tomllib
+from pathlib import Path
 
 import environments
 import nbformat
@@ -31,9 +33,9 @@ LINUX = {
 }
 
 
-def colab_versions():
+def colab_versions(path=DATA / "colab-constraints.txt"):
     """Read ``{canonical name: version}`` of Colab's packages."""
-    lines = (DATA / "colab-constraints.txt").read_text("utf-8").splitlines()
+    lines = path.read_text("utf-8").splitlines()
     pins = [line.split("==") for line in lines if not line.startswith("#")]
     return {canonicalize_name(name): version for name, version in pins}
 
@@ -95,6 +97,19 @@ def plan(folder, versions):
 def test_resolver_installs_our_wheel_and_nothing_else(tmp_path):
     """Beside Colab's versions, pip's plan is one package: ours."""
     done = plan(tmp_path, colab_versions())
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)["install"]
+    assert [p["metadata"]["name"] for p in report] == ["dblm"]
+
+
+def test_resolver_agrees_beside_all_that_colab_has(tmp_path):
+    """The same beside the whole list, where a development machine has it."""
+    whole = os.environ.get("DBLM_COLAB_FREEZE")
+    if not whole:
+        pytest.skip("DBLM_COLAB_FREEZE does not name Colab's whole list")
+    everything = colab_versions(Path(whole))
+    assert colab_versions().items() <= everything.items()
+    done = plan(tmp_path, everything)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)["install"]
     assert [p["metadata"]["name"] for p in report] == ["dblm"]
