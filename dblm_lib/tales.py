@@ -16,8 +16,8 @@ Templates are plain text with three kinds of hole:
 
 ``{animal}``
     A slot. Its first occurrence is a choice; a later one repeats the choice.
-``{a animal}``
-    The same, with the right article in front ("a fox", "an owl").
+``{a colour}``
+    The same, with the right article in front ("a red", "an orange").
 ``{he} {him} {his} {girl}``
     A word that follows the hero's gender; ``{He}`` begins a sentence.
 
@@ -191,8 +191,8 @@ SIZES = _weights(
     "funny odd ugly"
 )
 
-# "a" or "an" goes by the first letter, save for these.
-ARTICLES = {"honest": "an", "unicorn": "a"}
+# "a" or "an" goes by the first letter, save for these (a silent h).
+ARTICLES = {"honest": "an"}
 
 # Feelings and the deeds that only they explain. {feeling: (weight, deeds)}
 LOW_FEELINGS = {
