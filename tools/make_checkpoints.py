@@ -26,6 +26,8 @@ from dblm_lib import metrics, resources, tales, text, training
 TRAIN_TALES = 100_000
 VALID_TALES = 1_000
 SEQ_LEN = 64
+# Long runs keep their checkpoints here and go on where they were stopped.
+WORK = ROOT / "_build" / "training"
 
 
 def make_tales(folder, source):
@@ -89,12 +91,13 @@ def make_tales_gpt2(folder, source):
         )
     )
     config = training.TrainConfig(
-        steps=4000,
+        steps=3000,
         batch_size=64,
         learning_rate=2e-3,
         warmup=100,
         ema=0.995,
         precision="bf16",
+        save_every=250,
     )
     corpus = text.load("tales", size=TRAIN_TALES, valid_size=VALID_TALES)
     ids, mask = text.encode_batch(corpus.train, tokenizer, SEQ_LEN)
@@ -105,6 +108,8 @@ def make_tales_gpt2(folder, source):
         config,
         loss=training.next_token_loss,
         draw=None,
+        folder=WORK / "tales-gpt2",
+        resume=True,
     )
     model.cpu().save_pretrained(folder)
     shutil.copy(source / "tokenizer" / "tokenizer.json", folder)
@@ -182,6 +187,7 @@ def main(arguments=None):
         start = time.perf_counter()
         measured = make(draft, out)
         seconds = math.ceil(time.perf_counter() - start)
+        shutil.rmtree(WORK / name, ignore_errors=True)
         final = out / place
         shutil.rmtree(final, ignore_errors=True)
         final.parent.mkdir(parents=True, exist_ok=True)
