@@ -63,7 +63,7 @@ def check_points(x0, eps=None, keep=None):
         raise ValueError(
             f"eps must have the shape of x0, {shape}; got {tuple(eps.shape)}"
         )
-    _check_keep(keep, shape[:2])
+    check_keep(keep, shape[:2])
 
 
 def _check_finite(values, what):
@@ -75,7 +75,7 @@ def _check_finite(values, what):
         )
 
 
-def _check_keep(keep, shape):
+def check_keep(keep, shape):
     if keep is None:
         return
     if keep.dtype != torch.bool or tuple(keep.shape) != tuple(shape):
@@ -225,9 +225,9 @@ def spread_time(t, shape):
 def token_scores(vectors, table, metric="euclidean"):
     """How near each vector is to each token: the higher, the nearer.
 
-    The Euclidean score is v.e - |e|²/2, which is -|v - e|²/2 without the
-    term |v|², the same for every token. The cosine leaves out the length of
-    the vector for the same reason.
+    The Euclidean score is ``v.e - |e|²/2``: that is ``-|v - e|²/2`` without
+    the term ``|v|²``, the same for every token. The cosine leaves out the
+    length of the vector for the same reason.
 
     Parameters
     ----------
@@ -342,7 +342,12 @@ def nearest_two(vectors, table):
 
 
 def recovery_curve(
-    table, noise_levels, generator, num_samples=1000, metric="euclidean"
+    table,
+    noise_levels,
+    generator,
+    num_samples=1000,
+    metric="euclidean",
+    ids=None,
 ):
     """How often rounding alone undoes the noise, for each noise level.
 
@@ -359,6 +364,9 @@ def recovery_curve(
         Tokens drawn for each noise level.
 
     metric : {"euclidean", "cosine", "dot"}
+    ids : tensor of ids, optional
+        Draw the tokens from these, for instance from a text; otherwise each
+        token of the table is as likely as any other.
 
     Returns
     -------
@@ -371,16 +379,17 @@ def recovery_curve(
         If a noise level is negative or not finite, or the table is not.
     """
     check_table(table)
-    size, dim = table.shape
+    ids = torch.arange(len(table)) if ids is None else ids.flatten().cpu()
+    shape = (num_samples, table.shape[1])
     shares = []
     for level in map(float, noise_levels):
         if not 0 <= level < math.inf:
             raise ValueError(f"a noise level must be 0 or more; got {level}")
-        ids = torch.randint(size, (num_samples,), generator=generator)
-        eps = torch.randn(num_samples, dim, generator=generator)
-        noisy = table[ids] + level * eps.to(table)
-        found = nearest(noisy, table, metric).cpu()
-        shares.append((found == ids).double().mean())
+        eps = torch.randn(shape, generator=generator).to(table)
+        drawn = torch.randint(len(ids), shape[:1], generator=generator)
+        tokens = ids[drawn]
+        found = nearest(table[tokens] + level * eps, table, metric).cpu()
+        shares.append((found == tokens).double().mean())
     return torch.stack(shares)
 
 
@@ -441,7 +450,7 @@ def mask_tokens(ids, t, mask_id, generator=None, keep=None):
         raise ValueError(
             f"ids must have shape (batch, length); got {tuple(ids.shape)}"
         )
-    _check_keep(keep, ids.shape)
+    check_keep(keep, ids.shape)
     t = spread_time(t, ids.shape).cpu()
     hidden = torch.rand(ids.shape, generator=generator) < t
     if keep is not None:
