@@ -62,14 +62,16 @@ def _version(package):
 def forget_stale_runs(app):
     """Empty the notebook cache when the library or its data changed."""
     settings = app.env.mystnb_config
-    if settings.execution_mode != "cache":
+    if settings.execution_mode != "cache" or not settings.execution_cache_path:
         return
     cache = Path(settings.execution_cache_path)
     stamp = cache / "library.sha256"
-    if not stamp.exists() or stamp.read_text() != fingerprint():
-        shutil.rmtree(cache, ignore_errors=True)
-        cache.mkdir(parents=True)
-        stamp.write_text(fingerprint())
+    if stamp.exists() and stamp.read_text() == fingerprint():
+        return
+    if (cache / "global.db").exists():  # surely a cache, not a folder of ours
+        shutil.rmtree(cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(fingerprint())
 
 
 def outdated_chapters(app, env, added, changed, removed):
