@@ -8,6 +8,7 @@ line, never a traceback.
 import argparse
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from . import __version__, resources
@@ -273,7 +274,7 @@ def _denoise(options):
     noisy = noising.nearest(zt, table)[0, :read]
     print(f"{'noised':>8}  {tokenizer.decode(noisy)}")
     with torch.no_grad():
-        for t, s in zip(times[:-1], times[1:]):
+        for t, s in pairwise(times):
             x0_hat = denoise(zt, t.expand(ids.shape))
             words = noising.nearest(x0_hat, table)[0, :read]
             level = float(schedule.noise_level(t))
