@@ -358,7 +358,9 @@ def test_every_corruption_is_named(told):
             word_corruptions(tale, text, rng),
             phrase_corruptions(tale, text, rng),
         )
-        for agreement, broken in pairs:
+        # One spot of each class, so that the test stays short.
+        chosen = dict(rng.sample(found := list(pairs), len(found)))
+        for agreement, broken in chosen.items():
             verdict = tales.check(broken)
             assert not verdict.ok
             assert verdict.broken == agreement, (broken, verdict)
