@@ -316,8 +316,8 @@ def word_corruptions(tale, text, rng):
             wrong = wrong.capitalize() if word[0].isupper() else wrong
             yield "pronoun", put(text, span, wrong)
         if word in ("a", "an"):
-            swapped = tales.parse(text)  # only articles that slots carry
-            nexts = (swapped.colour, swapped.size, swapped.trait)
+            # Only the articles that belong to a slot.
+            nexts = (tale.colour, tale.size, tale.trait)
             if text[span[1] + 1 :].split()[0] in nexts:
                 yield "article", put(text, span, {"a": "an", "an": "a"}[word])
 
