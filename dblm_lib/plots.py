@@ -12,7 +12,7 @@ import numpy as np
 
 CARD = "#fcfcfb"
 INK = "#24292f"
-GREY = "#6e7781"
+GREY = "#656d76"
 GRID = "#e3e5e8"
 # Okabe and Ito's colours, two of them darkened to stand out on the card.
 PALETTE = (
@@ -464,9 +464,11 @@ def _array(values, name):
 
 
 def _matrix(values, name):
-    if isinstance(values, list) and len({len(row) for row in values}) > 1:
-        lengths = [len(row) for row in values]
-        raise ValueError(f"the rows of {name} differ in length: {lengths}")
+    lengths = {np.size(row) for row in values}
+    if len(lengths) > 1:
+        raise ValueError(
+            f"the rows of {name} differ in length: {sorted(lengths)}"
+        )
     array = _array(values, name)
     if array.ndim != 2:
         raise ValueError(

@@ -664,7 +664,7 @@ def grid_explorer(
     notes = _option_notes(notes, options, len(columns))
     data = {
         "steps": [f"{j + 1}: {_visible(c)}" for j, c in enumerate(columns)],
-        "m": [np.rint(100 * a / top).astype(int).tolist() for a in arrays],
+        "m": [_whole(100 * a / top) for a in arrays],
         "on": on,
         "notes": notes,
     }
@@ -880,7 +880,16 @@ def _say(value):
 
 
 def _grid(values):
-    return np.rint(4 * np.asarray(values)).astype(int).tolist()
+    return _whole(4 * np.asarray(values))
+
+
+def _whole(values):
+    """Round to whole numbers, a tie alike on every machine."""
+    return np.rint(np.round(values, 6)).astype(int).tolist()
+
+
+def _brief(value):
+    return f"{round(float(value), 6) + 0.0:.3g}"
 
 
 def _path(x, y):
@@ -914,8 +923,8 @@ def _line_notes(notes, options, ys, x, series, slider_label, steps):
             option: [
                 f"{slider_label} {step}{', ' if option else ''}{option}: "
                 + "; ".join(
-                    f"{label} is highest at {x[line.argmax()]:.3g} "
-                    f"({line.max():.3g})"
+                    f"{label} is highest at {_brief(x[np.round(line, 6).argmax()])} "
+                    f"({_brief(line.max())})"
                     for label, line in zip(series, frame, strict=True)
                 )
                 for step, frame in zip(steps, y, strict=True)
@@ -990,7 +999,7 @@ def _shares(values, rows, name):
                 f"{name} must lie in [0, 1]; row {i} reaches from "
                 f"{value.min():g} to {value.max():g}"
             )
-        out.append(np.rint(100 * np.clip(value, 0, 1)).astype(int).tolist())
+        out.append(_whole(100 * np.clip(value, 0, 1)))
     return out
 
 
@@ -1010,7 +1019,7 @@ def _plane(frames, anchors, extent):
 
     def place(points):
         out = np.array([1, -1]) * (points - centre) * scale
-        return np.rint(out + np.array([wide, tall]) / 2).astype(int).tolist()
+        return _whole(out + np.array([wide, tall]) / 2)
 
     return [place(frame) for frame in frames], place(anchors)
 
