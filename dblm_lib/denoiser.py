@@ -185,6 +185,18 @@ class DenoiserBase(GPT2PreTrainedModel):
         model.embeddings.load_state_dict({"weight": table})
         return model.eval()
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """Load a saved denoiser; as in `transformers`.
+
+        Its embeddings are fixed again unless ``train_embeddings`` is set:
+        loading by itself would let all weights learn.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.embeddings.requires_grad_(model.config.train_embeddings)
+        return loaded
+
     def table(self):
         """The clean embedding of each token, shape ``(vocab, dim)``."""
         weight = self.embeddings.weight

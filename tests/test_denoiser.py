@@ -1,0 +1,486 @@
+"""GPT-2 as a denoiser: chapter 3.
+
+`transformers` decides what GPT-2 computes; the rest is held to what a
+reader would check from outside: disturb one input, look at the outputs.
+"""
+
+import json
+import math
+from functools import lru_cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from dblm_lib import denoiser, noising, resources
+
+VOCAB, DIM, LAYERS = 50, 32, 3
+
+
+def backbone(seed=0, std=None, dim=DIM, layers=LAYERS):
+    """Return a small random GPT-2; a large ``std`` makes it lively."""
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=VOCAB,
+        n_positions=80,
+        n_embd=dim,
+        n_layer=layers,
+        n_head=4,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = GPT2LMHeadModel(config).eval()
+    if std is not None:
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.normal_(0, std)
+    return resources.Backbone(model, None)
+
+
+def make(causal=False, conditioning="time", seed=0, **options):
+    """Return a lively small denoiser."""
+    return denoiser.DBLM.from_backbone(
+        backbone(seed, std=0.2),
+        causal=causal,
+        conditioning=conditioning,
+        **options,
+    )
+
+
+@lru_cache
+def pair():
+    """Return the denoiser that sees both sides, and the causal one."""
+    return make(causal=False), make(causal=True)
+
+
+def points(batch=2, length=9, dim=DIM, seed=1):
+    """Return random vectors, as a noised text."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, length, dim, generator=generator)
+
+
+def call(model, zt, t=0.5, mask=None):
+    """Run a model without gradients."""
+    with torch.no_grad():
+        return model(zt, t, attention_mask=mask)
+
+
+# --- it is GPT-2 ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("std", [None, 0.2])
+@pytest.mark.parametrize("batch, length", [(1, 1), (3, 7), (2, 64), (2, 80)])
+@pytest.mark.parametrize("padded", [False, True])
+def test_equals_gpt2_to_the_last_bit(std, batch, length, padded):
+    """Causal, unconditioned, clean: hidden states of transformers' GPT-2."""
+    original = backbone(seed=length, std=std)
+    model = denoiser.DBLM.from_backbone(
+        original, causal=True, conditioning="none"
+    )
+    ids = torch.randint(VOCAB, (batch, length))
+    mask = torch.ones(batch, length, dtype=torch.bool)
+    if padded:
+        mask[0, (length + 1) // 2 :] = False
+    given_mask = mask if padded else None
+    with torch.no_grad():
+        expected = original.model.transformer(
+            input_ids=ids,
+            attention_mask=mask.long() if padded else None,
+        ).last_hidden_state
+        got = model(model.embed(ids), attention_mask=given_mask)
+    assert torch.equal(got, expected)
+
+
+def test_embedded_backbone_gives_the_same_hidden_states():
+    """The book's own GPT-2, with real tales on padded canvases."""
+    from dblm_lib import text
+
+    try:
+        original = resources.load_backbone("tales-gpt2")
+    except resources.DataError as error:
+        pytest.skip(f"no data yet: {error}")
+    texts = text.load("tales", size=1, valid_size=5).valid
+    ids, mask = text.encode_batch(texts, original.tokenizer, 64)
+    model = denoiser.DBLM.from_backbone(
+        original, causal=True, conditioning="none"
+    )
+    with torch.no_grad():
+        expected = original.model.transformer(
+            input_ids=ids, attention_mask=mask.long()
+        ).last_hidden_state
+    assert torch.equal(call(model, model.embed(ids), None, mask), expected)
+
+
+def test_backbone_is_copied_not_shared():
+    """Training the denoiser leaves the language model as it was."""
+    original = backbone()
+    model = denoiser.DBLM.from_backbone(original)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    assert original.model.transformer.wte.weight.abs().sum() > 0
+    assert original.model.transformer.h[0].attn.c_attn.weight.abs().sum() > 0
+
+
+# --- who sees whom ----------------------------------------------------------
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 8), st.integers(0, 20))
+def test_both_sides_or_only_the_left(position, seed):
+    """A disturbed token moves all outputs, or only the later ones."""
+    zt = points(seed=seed)
+    disturbed = zt.clone()
+    # Not a constant: layer norms take that away again.
+    disturbed[:, position] = points(seed=seed + 100)[:, 0]
+    for causal in (False, True):
+        model = pair()[causal]
+        change = (call(model, disturbed) - call(model, zt)).abs().amax(-1)
+        assert (change[:, position:] > 1e-5).all()
+        if causal:
+            assert (change[:, :position] < 1e-6).all()
+        else:
+            assert (change[:, :position] > 1e-5).all()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("conditioning", ["none", "time"])
+def test_padding_changes_nothing(causal, conditioning):
+    """Neither how much of it there is, nor what stands in it."""
+    model = make(causal, conditioning)
+    zt, real = points(length=20), 13
+    mask = torch.zeros(2, 20, dtype=torch.bool)
+    mask[:, :real] = True
+    alone = call(model, zt[:, :real])
+    padded = call(model, zt, mask=mask)[:, :real]
+    torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-5)
+    other = torch.where(mask[..., None], zt, 100 * points(length=20, seed=9))
+    rubbish = call(model, other, mask=mask)[:, :real]
+    torch.testing.assert_close(rubbish, alone, atol=1e-5, rtol=1e-5)
+    if not causal:  # the test could fail
+        careless = call(model, other)[:, :real]
+        assert (careless - alone).abs().max() > 1e-2
+
+
+def test_rows_of_a_batch_do_not_mix():
+    """Each text of a batch is denoised by itself, whatever its length."""
+    model, zt = make(), points(batch=3, length=12)
+    lengths = torch.tensor([12, 5, 9])
+    mask = torch.arange(12) < lengths[:, None]
+    together = call(model, zt, torch.tensor([0.1, 0.5, 0.9]), mask)
+    for i, n in enumerate(lengths.tolist()):
+        single = call(model, zt[i : i + 1, :n], [0.1, 0.5, 0.9][i])
+        torch.testing.assert_close(
+            together[i : i + 1, :n], single, atol=1e-5, rtol=1e-5
+        )
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1),
+    st.booleans(),
+)
+def test_mask_is_what_its_name_says(rows, causal):
+    """Entry (i, j): j is real, and not to the right of i if causal."""
+    real = torch.tensor(rows)
+    mask = denoiser.attention_mask_4d(real, causal)
+    assert mask.shape == (len(rows), 1, 5, 5)
+    assert mask.dtype == torch.bool
+    for b, row in enumerate(rows):
+        for i in range(5):
+            for j in range(5):
+                expected = row[j] and (j <= i or not causal)
+                assert mask[b, 0, i, j].item() == expected
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_is_scaled_dot_product(monkeypatch, causal, padded):
+    """One fused call a layer, for the whole batch: no loop in Python."""
+    shapes = []
+    original = F.scaled_dot_product_attention
+
+    def counted(query, *arguments, **options):
+        shapes.append(tuple(query.shape))
+        return original(query, *arguments, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+    model, zt = make(causal), points(batch=5, length=11)
+    mask = torch.ones(5, 11, dtype=torch.bool)
+    mask[0, 7:] = not padded
+    call(model, zt, mask=mask)
+    assert shapes == [(5, 4, 11, DIM // 4)] * LAYERS
+
+
+# --- time -------------------------------------------------------------------
+
+
+def test_one_time_is_the_same_in_every_form():
+    """A float, a tensor, one a sequence, one a position."""
+    model, zt = make(), points()
+    expected = call(model, zt, 0.3)
+    for t in (
+        torch.tensor(0.3),
+        torch.tensor([0.3]),
+        torch.full((2,), 0.3, dtype=torch.float64),
+        torch.full((2, 9), 0.3),
+    ):
+        torch.testing.assert_close(
+            call(model, zt, t), expected, atol=1e-5, rtol=1e-5
+        )
+
+
+def test_each_sequence_and_each_position_has_its_time():
+    """Another time for one of them changes just what it should."""
+    model, zt = make(causal=True), points()
+    still = call(model, zt, torch.tensor([0.3, 0.3]))
+    change = (call(model, zt, torch.tensor([0.3, 0.9])) - still).abs()
+    assert change[0].max() < 1e-6
+    assert change[1].amax(-1).min() > 1e-3
+    t = torch.full((2, 9), 0.3)
+    t[:, 4] = 0.9
+    change = (call(model, zt, t) - still).abs().amax(-1)
+    assert change[:, :4].max() < 1e-6
+    assert change[:, 4:].min() > 1e-5
+
+
+def test_two_times_for_two_positions_are_no_two_sequences():
+    """A (2,) tensor on a square batch means the sequences."""
+    model, zt = make(causal=True), points(batch=2, length=2)
+    t = torch.tensor([0.1, 0.9])
+    expected = call(model, zt, t[:, None].expand(2, 2))
+    torch.testing.assert_close(call(model, zt, t), expected)
+
+
+def test_without_conditioning_the_time_is_not_heard():
+    """`none` needs no t, and ignores one."""
+    model, zt = make(conditioning="none"), points()
+    assert not hasattr(model, "noise_mlp")
+    assert torch.equal(call(model, zt, None), call(model, zt, 0.9))
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_noise_embedding_is_the_formula(times):
+    """Against the formula in double precision, one number at a time."""
+    t = torch.tensor(times, dtype=torch.float64)
+    got = denoiser.noise_embedding(t, 8)
+    assert got.shape == (len(times), 8)
+    for row, time in zip(got.tolist(), times, strict=True):
+        for k in range(4):
+            angle = 1000 * time * 10_000 ** (-k / 4)
+            assert row[k] == pytest.approx(math.sin(angle), abs=2e-4)
+            assert row[k + 4] == pytest.approx(math.cos(angle), abs=2e-4)
+
+
+def test_noise_embedding_tells_a_thousand_times_apart():
+    """Any two of 1,001 times differ; the nearest in time is nearest."""
+    codes = denoiser.noise_embedding(torch.linspace(0, 1, 1001), 64)
+    distances = torch.cdist(codes, codes).fill_diagonal_(torch.inf)
+    assert distances.min() > 0.1
+    off = distances.argmin(dim=1) - torch.arange(1001)
+    assert (off.abs() == 1).all()
+    shape = denoiser.noise_embedding(torch.rand(2, 3), 64).shape
+    assert shape == (2, 3, 64)
+
+
+# --- spaces and weights -----------------------------------------------------
+
+
+def test_embeddings_are_fixed_unless_asked():
+    """What is to be hit does not move; everything else learns."""
+    model = make()
+    fixed = [n for n, p in model.named_parameters() if not p.requires_grad]
+    assert fixed == ["embeddings.weight"]
+    model = make(train_embeddings=True)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"causal": True},
+        {"conditioning": "none"},
+        {"embed_dim": 8},
+        {"embed_dim": 8, "train_embeddings": True},
+        {"train_embeddings": True, "normalise_embeddings": True},
+    ],
+)
+def test_gradient_reaches_every_weight_that_learns(options):
+    """No dead branch; positions beyond the text excepted."""
+    model = make(**options)
+    ids = torch.randint(VOCAB, (4, 80))
+    x0 = model.embed(ids)
+    zt, _ = noising.add_noise(
+        x0, 0.3, model.schedule, torch.Generator().manual_seed(0)
+    )
+    (model(zt, 0.3) - x0).square().mean().backward()
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            assert weight.grad is not None, name
+            assert weight.grad.abs().sum() > 0, name
+        else:
+            assert weight.grad is None, name
+
+
+@pytest.mark.parametrize("embed_dim", [1, 8, DIM])
+def test_a_smaller_space(embed_dim):
+    """The table is pressed by principal components; shapes follow."""
+    original = backbone(std=0.2)
+    model = denoiser.DBLM.from_backbone(original, embed_dim=embed_dim)
+    wide = original.model.transformer.wte.weight.detach()
+    assert model.table().shape == (VOCAB, embed_dim)
+    zt = points(dim=embed_dim)
+    assert call(model, zt).shape == zt.shape
+    if embed_dim == DIM:  # nothing to press, nothing to project
+        assert torch.equal(model.table(), wide)
+        assert isinstance(model.project_in, torch.nn.Identity)
+    else:
+        # Principal components keep the most variance: numpy's SVD says
+        # how much that can be.
+        values = torch.linalg.svdvals((wide - wide.mean(0)).double())
+        best = values[:embed_dim].square().sum()
+        kept = model.table().double().square().sum()
+        assert kept.item() == pytest.approx(best.item(), rel=1e-4)
+
+
+def test_normalised_embeddings_have_length_sqrt_dim():
+    """One config field; the weights stay as they came."""
+    original = backbone(std=0.2)
+    model = denoiser.DBLM.from_backbone(original, normalise_embeddings=True)
+    length = model.table().norm(dim=1)
+    torch.testing.assert_close(length, torch.full((VOCAB,), DIM**0.5))
+    raw = original.model.transformer.wte.weight
+    assert torch.equal(model.embeddings.weight, raw)
+    ids = torch.tensor([[3, 4]])
+    assert torch.equal(model.embed(ids), model.table()[ids])
+
+
+# --- files ------------------------------------------------------------------
+
+
+def test_config_survives_a_round_trip(tmp_path):
+    """Every field that is ours, and those of GPT-2."""
+    fields = {
+        "causal": True,
+        "conditioning": "none",
+        "embed_dim": 7,
+        "normalise_embeddings": True,
+        "train_embeddings": True,
+        "schedule": "linear",
+        "schedule_options": {"beta_max": 10.0},
+        "n_layer": 2,
+        "n_embd": 16,
+        "vocab_size": 11,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    denoiser.DBLMConfig(**fields).save_pretrained(tmp_path)
+    again = denoiser.DBLMConfig.from_pretrained(tmp_path)
+    for name, value in fields.items():
+        assert getattr(again, name) == value, name
+    stored = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    assert stored["model_type"] == "dblm"
+
+
+def test_saved_and_loaded_it_answers_the_same(tmp_path):
+    """`save_pretrained`, `from_pretrained`, `denoiser.load`; safetensors."""
+    model = make(embed_dim=8, schedule="cosine")
+    model.save_pretrained(tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["config.json", "model.safetensors"]
+    zt = points(dim=8)
+    expected = call(model, zt)
+    for again in (
+        denoiser.DBLM.from_pretrained(tmp_path),
+        denoiser.load(tmp_path),
+        denoiser.load(str(tmp_path)),
+    ):
+        assert not again.training
+        assert torch.equal(call(again, zt), expected)
+        assert again.schedule == model.schedule
+        assert not again.embeddings.weight.requires_grad
+
+
+def test_load_refuses_a_language_model(tmp_path):
+    """A plain GPT-2 is no denoiser, and is named as what it is."""
+    backbone().model.save_pretrained(tmp_path)
+    with pytest.raises(resources.DataError, match="gpt2.*dblm"):
+        denoiser.load(tmp_path)
+
+
+def test_load_refuses_weights_that_are_cut_off(tmp_path):
+    """Found in the header, before a weight is used."""
+    make().save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(resources.DataError, match="model.safetensors"):
+        denoiser.load(tmp_path)
+
+
+def test_generate_is_on_the_model():
+    """The same keywords as transformers where the meaning is the same."""
+    ids = make().generate(
+        torch.tensor([[1, 2, 3]]),
+        max_length=10,
+        num_return_sequences=2,
+        num_steps=3,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert ids.shape == (2, 10)
+    assert ids[:, :3].tolist() == [[1, 2, 3]] * 2
+
+
+# --- bad input --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "zt, t, mask, words",
+    [
+        (points(dim=DIM + 1), 0.5, None, r"\(batch, length, 32\).*33"),
+        (points()[0], 0.5, None, r"\(batch, length, 32\)"),
+        (points(length=81), 0.5, None, "80 positions; got 81"),
+        (points(), None, None, "conditioned on the time: give t"),
+        (points(), 1.5, None, r"\[0, 1\].*1.5"),
+        (points(), -0.1, None, r"\[0, 1\].*-0.1"),
+        (points(), math.nan, None, r"\[0, 1\].*nan"),
+        (points(), torch.rand(3), None, r"\(2, 9\).*\(3,\)"),
+        (points(), torch.rand(9), None, r"\(2, 9\).*\(9,\)"),
+        (points(), torch.rand(1, 9), None, r"\(2, 9\).*\(1, 9\)"),
+        (points() * math.inf, 0.5, None, "finite"),
+        (points() * math.nan, 0.5, None, "finite"),
+        (points(), 0.5, torch.ones(2, 8), r"mask.*\(2, 9\).*\(2, 8\)"),
+        (points(), 0.5, torch.ones(9), r"mask.*\(2, 9\).*\(9,\)"),
+    ],
+)
+def test_bad_input_is_explained(zt, t, mask, words):
+    """What was given, what was expected; no crash deep inside."""
+    with pytest.raises(ValueError, match=words):
+        make()(zt, t, attention_mask=mask)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"conditioning": "clock"}, "clock.*none, time"),
+        ({"embed_dim": 0}, "embed_dim.*0"),
+        ({"embed_dim": -3}, "embed_dim.*-3"),
+        ({"embed_dim": 2.5}, "embed_dim.*2.5"),
+        ({"schedule": "linaer"}, "linaer"),
+        ({"n_embd": 33, "n_head": 3}, "even.*33"),
+    ],
+)
+def test_bad_config_is_explained(options, words):
+    """Before anything is built."""
+    with pytest.raises(ValueError, match=words):
+        denoiser.DBLMConfig(**options)
+
+
+def test_a_space_wider_than_the_backbone_is_refused():
+    """There are no more principal components than dimensions."""
+    with pytest.raises(ValueError, match="embed_dim.*between 1 and 32"):
+        denoiser.DBLM.from_backbone(backbone(), embed_dim=DIM + 1)
