@@ -464,6 +464,7 @@ def _array(values, name):
 
 
 def _matrix(values, name):
+    values = values.tolist() if hasattr(values, "tolist") else values
     lengths = {np.size(row) for row in values}
     if len(lengths) > 1:
         raise ValueError(
