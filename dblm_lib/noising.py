@@ -16,6 +16,7 @@ from . import schedules
 __all__ = [
     "METRICS",
     "add_noise",
+    "check_keep",
     "check_points",
     "check_table",
     "information_band",
@@ -76,6 +77,7 @@ def _check_finite(values, what):
 
 
 def check_keep(keep, shape):
+    """Refuse a ``keep`` that is not one True or False a position."""
     if keep is None:
         return
     if keep.dtype != torch.bool or tuple(keep.shape) != tuple(shape):

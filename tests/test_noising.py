@@ -519,6 +519,17 @@ def test_the_recovery_curve_repeats_with_its_generator():
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
 
 
+def test_recovery_can_be_asked_for_some_tokens_only():
+    """Two twins among distant tokens: only they are confused."""
+    table = torch.eye(10) * 100
+    table[1] = table[0] + 1e-3
+    twins = torch.tensor([[0, 1, 0]])
+    share = noising.recovery_curve(table, [1.0], seeded(), 2000, ids=twins)
+    assert abs(float(share[0]) - 0.5) < 0.06
+    alone = torch.tensor([3])
+    assert noising.recovery_curve(table, [1.0], seeded(), ids=alone)[0] == 1
+
+
 def half_recovered(table, generator):
     """The noise level where rounding is right half the time, by halving."""
     low, high = 0.01, 100.0
