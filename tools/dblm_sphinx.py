@@ -4,17 +4,20 @@
   chapters again; the cache of Jupyter Book looks at the notebooks alone.
 - One line under each chapter's title: how long it ran, how long it reads.
 - MathJax is copied from an installed package, so no page needs a network.
-- Scripts that the theme would write twice are written once.
+- Scripts that would be written twice are written once, icons that no page
+  shows are left out.
 """
 
 import hashlib
 import os
 import platform
+import re
 import shutil
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
+import pydata_sphinx_theme
 from docutils import nodes
 from myst_nb.sphinx_ import NbMetadataCollector
 from sphinx.util import logging
@@ -28,6 +31,10 @@ SOURCES = ("dblm_lib", "data")
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "matplotlib")
 WORDS_PER_MINUTE = 200
 CODE_LINES_PER_MINUTE = 30
+THEME = (
+    Path(pydata_sphinx_theme.__file__).parent
+    / "theme/pydata_sphinx_theme/static"
+)
 # Input TeX, output HTML; speech and other formats stay out (6 MB).
 MATHJAX_PARTS = (
     "tex-chtml.js",
@@ -200,6 +207,46 @@ def drop_needless_scripts(app, pagename, templatename, context, doctree):
     context["script_files"] = kept
 
 
+# One icon in the theme's script: name, size, other names, code, path.
+ICON = re.compile(
+    r'"?([\w-]+)"?:\[\d+,\d+,\[([^\]]*)\],"\w+",'
+    r'(?:"[^"]*"|\[(?:"[^"]*",?)*\])\],?'
+)
+
+
+def keep_icons(script, used):
+    """Return the icon script with the icons in ``used`` only.
+
+    A script of another form than expected is returned as it is.
+    """
+    if len(ICON.findall(script)) < 1000:
+        return script
+
+    def choose(icon):
+        names = {icon[1], *re.findall(r'"([\w-]+)"', icon[2])}
+        return icon[0] if names & used else ""
+
+    return ICON.sub(choose, script)
+
+
+def drop_unused_icons(app, exception):
+    """Make the theme's 1.5 MB of icons the few kilobytes that are used."""
+    static = Path(app.outdir) / "_static"
+    target = static / "scripts" / "fontawesome.js"
+    if exception or app.builder.format != "html" or not target.exists():
+        return
+    source = THEME / "scripts" / "fontawesome.js"
+    pages = [*Path(app.outdir).rglob("*.html"), *static.rglob("*.js")]
+    used = set()
+    for page in pages:
+        if page.name != "fontawesome.js" and "mathjax" not in page.parts:
+            used |= set(
+                re.findall(r"\bfa-([a-z0-9-]+)", page.read_text("utf-8"))
+            )
+    script = keep_icons(source.read_text("utf-8"), used)
+    target.write_text(script, "utf-8")
+
+
 def setup(app):
     """Connect the parts above to the build."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -209,5 +256,6 @@ def setup(app):
     app.connect("builder-inited", copy_mathjax)
     app.connect("env-get-outdated", outdated_chapters)
     app.connect("doctree-read", add_running_note)
+    app.connect("build-finished", drop_unused_icons)
     app.connect("html-page-context", drop_needless_scripts, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
