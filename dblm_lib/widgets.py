@@ -40,13 +40,16 @@ _DARK = (
     "color-scheme:dark"
 )
 # A page that names its theme wins over the system's: the book (data-theme),
-# Colab (theme) and Jupyter (data-jp-theme-light).
+# Colab (theme) and Jupyter (data-jp-theme-light). The book's theme puts each
+# HTML output on a light box, which this figure does not need.
 _STYLE = f"""
 .dblm-figure{{{_LIGHT}}}
 @media (prefers-color-scheme:dark){{
 html:not([data-theme=light]):not([theme=light]) .dblm-figure{{{_DARK}}}}}
 html[data-theme=dark] .dblm-figure,html[theme=dark] .dblm-figure,
 body[data-jp-theme-light=false] .dblm-figure{{{_DARK}}}
+.bd-content div.cell_output .text_html:has(>.dblm-figure){{
+background:none!important;padding:0!important}}
 html body[data-jp-theme-light=true] .dblm-figure.dblm-figure{{{_LIGHT}}}
 """ + (
     ".dblm-figure{box-sizing:border-box;max-width:44rem;margin:0 0 1rem;"
@@ -61,9 +64,9 @@ html body[data-jp-theme-light=true] .dblm-figure.dblm-figure{{{_LIGHT}}}
     ".dblm-controls{display:flex;flex-wrap:wrap;gap:.4rem .8rem;"
     "align-items:center;margin:.25rem 0}"
     ".dblm-controls label{display:flex;flex:1 1 14rem;gap:.5rem;"
-    "align-items:center;margin:0}"
+    "flex-wrap:wrap;align-items:center;margin:0}"
     ".dblm-controls .dblm-pick{flex:0 1 auto}\n"
-    ".dblm-controls input{flex:1 1 6rem;min-width:5rem;width:6rem;"
+    ".dblm-controls input{flex:1 1 9rem;min-width:5rem;width:9rem;"
     "height:2rem;accent-color:var(--d-0)}"
     ".dblm-controls output{min-width:3.5em;"
     "font-variant-numeric:tabular-nums}\n"
