@@ -117,6 +117,8 @@ def make_tales_gpt2(folder, source):
     samples = metrics.sample_language_model(model, tokenizer, 500)
     share, broken = metrics.coherent_share(samples)
     entropy = tales.entropy()
+    exact = -sum(tales.log_prob(tales.parse(t)) for t in corpus.valid)
+    exact /= len(corpus.valid)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": config.steps,
@@ -125,6 +127,8 @@ def make_tales_gpt2(folder, source):
         "entropy_nats_per_tale": round(entropy, 4),
         "valid_nats_per_tale": round(nats, 4),
         "valid_standard_error": round(error, 4),
+        "exact_nats_of_these": round(exact, 4),
+        "above_exact_percent": round(100 * (nats / exact - 1), 3),
         "above_entropy_percent": round(100 * (nats / entropy - 1), 3),
         "coherent_share_of_500": round(share, 4),
         "broken": dict(broken),
