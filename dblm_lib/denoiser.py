@@ -367,9 +367,4 @@ def load(name):
     """
     folder = resources.locate(name)
     resources.check_architecture(folder, "dblm")
-    try:
-        return DBLM.from_pretrained(folder).eval()
-    except Exception as error:
-        raise resources.DataError(
-            f"{name}: the weights cannot be read ({error})"
-        ) from error
+    return resources.load_weights(DBLM, folder)

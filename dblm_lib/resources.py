@@ -23,6 +23,7 @@ __all__ = [
     "device",
     "load_backbone",
     "load_tokenizer",
+    "load_weights",
     "locate",
     "manifest",
     "progress_bar",
@@ -32,6 +33,11 @@ __all__ = [
 ]
 
 HUB_NAMES = ("gpt2", "distilgpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+
+
+_REPAIR = (
+    "Install the package again, or run 'git checkout -- data' in a clone."
+)
 
 
 class DataError(ValueError):
@@ -87,9 +93,13 @@ def manifest():
     """
     path = data_path("MANIFEST.json")
     try:
-        return json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise DataError(f"{path} is no valid JSON: {error}") from error
+    for part in ("files", "artifacts"):
+        if not isinstance(content, dict) or part not in content:
+            raise DataError(f"{path} is damaged: it has no {part!r}")
+    return content
 
 
 def sha256(path):
@@ -113,19 +123,27 @@ def verified(*parts):
     listed = manifest()["files"]
     name = "/".join(parts)
     wanted = [n for n in listed if n == name or n.startswith(name + "/")]
-    if not wanted:
-        raise DataError(f"{name} is not listed in MANIFEST.json")
+    found = [
+        file.relative_to(root).as_posix()
+        for file in path.rglob("[!.]*")
+        if file.is_file()
+    ]
+    for file in [*found, *([] if wanted else [name])]:
+        if file not in listed:
+            raise DataError(
+                f"{file} is not listed in MANIFEST.json: it does not belong "
+                "to the book. Move it elsewhere, and name its folder."
+            )
     for file in wanted:
         if not (root / file).is_file():
-            raise DataError(f"{file} is missing from {root}")
+            raise DataError(f"{file} is missing from {root}. {_REPAIR}")
         size, expected = (root / file).stat().st_size, listed[file]
         if size != expected["bytes"] or (
             sha256(root / file) != expected["sha256"]
         ):
             raise DataError(
                 f"{file} is not the file the book was made with ({size} bytes, "
-                f"expected {expected['bytes']}; or another sha256). Install "
-                "the package again, or run 'git checkout -- data'."
+                f"expected {expected['bytes']}; or another sha256). {_REPAIR}"
             )
     return path
 
@@ -162,13 +180,43 @@ def load_backbone(name="tales-gpt2"):
 
     source = locate(name)
     check_architecture(source, "gpt2")
+    return Backbone(
+        load_weights(GPT2LMHeadModel, source), load_tokenizer(source)
+    )
+
+
+def load_weights(kind, folder):
+    """Load a model from a folder; no weight is made up.
+
+    Parameters
+    ----------
+    kind : type
+        A subclass of `transformers.PreTrainedModel`.
+    folder : path
+
+    Returns
+    -------
+    model of that kind
+        In evaluation mode.
+
+    Raises
+    ------
+    DataError
+        If weights are missing, or do not fit the configuration. By itself
+        `transformers` would fill the gaps with random numbers.
+    """
     try:
-        model = GPT2LMHeadModel.from_pretrained(source)
+        model, report = kind.from_pretrained(folder, output_loading_info=True)
     except Exception as error:
         raise DataError(
-            f"{name}: the weights cannot be read ({error})"
+            f"{folder}: the weights cannot be read ({error})"
         ) from error
-    return Backbone(model.eval(), load_tokenizer(source))
+    if report["missing_keys"]:
+        raise DataError(
+            f"{folder}/model.safetensors lacks weights: "
+            + ", ".join(sorted(report["missing_keys"])[:3])
+        )
+    return model.eval()
 
 
 def load_tokenizer(name="tales"):
@@ -210,7 +258,17 @@ def load_tokenizer(name="tales"):
 
 
 def locate(name):
-    """Turn a model's name into a folder on this machine."""
+    """Turn a model's name into a folder on this machine.
+
+    Raises
+    ------
+    DataError
+        If it is not here and cannot be fetched, or is damaged.
+    ValueError
+        If the name is unknown; the message suggests the nearest.
+    """
+    if not str(name).strip():
+        raise ValueError("the model's name is empty; try 'tales-gpt2'")
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -249,9 +307,10 @@ def _from_hub(name):
     )
     if constants.HF_HUB_OFFLINE:
         raise DataError(advice + " (HF_HUB_OFFLINE is set.)")
-    host = urlsplit(constants.ENDPOINT).hostname
+    hub = urlsplit(constants.ENDPOINT)
+    port = hub.port or {"http": 80}.get(hub.scheme, 443)
     try:  # fail at once; the hub's own client retries for most of a minute
-        socket.create_connection((host, 443), timeout=3).close()
+        socket.create_connection((hub.hostname, port), timeout=3).close()
     except OSError as error:
         if not os.environ.get("HTTPS_PROXY"):
             raise DataError(advice) from error
