@@ -109,7 +109,7 @@ def normalise(table):
     length = table.norm(dim=-1, keepdim=True)
     if not bool(((length > 0) & length.isfinite()).all()):
         raise ValueError(
-            "a row that is zero, NaN or infinite has no direction to normalise"
+            "a row that is zero, NaN or infinite has no direction"
         )
     return table / length * math.sqrt(table.shape[-1])
 
