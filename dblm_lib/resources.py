@@ -27,6 +27,7 @@ __all__ = [
     "locate",
     "manifest",
     "progress_bar",
+    "reach_hub",
     "seed_everything",
     "sha256",
     "verified",
@@ -288,10 +289,7 @@ def locate(name):
 
 def _from_hub(name):
     """Folder of a hub model, from the cache or the network."""
-    import socket
-    from urllib.parse import urlsplit
-
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import snapshot_download
 
     wanted = ["config.json", "model.safetensors", "tokenizer.json"]
     with contextlib.suppress(OSError, ValueError):  # not in the cache
@@ -305,19 +303,42 @@ def _from_hub(name):
         "reached. Connect to the internet once (it is then kept), give the "
         "path of a local folder, or use the embedded 'tales-gpt2'."
     )
-    if constants.HF_HUB_OFFLINE:
-        raise DataError(advice + " (HF_HUB_OFFLINE is set.)")
-    hub = urlsplit(constants.ENDPOINT)
-    port = hub.port or {"http": 80}.get(hub.scheme, 443)
-    try:  # fail at once; the hub's own client retries for most of a minute
-        socket.create_connection((hub.hostname, port), timeout=3).close()
-    except OSError as error:
-        if not os.environ.get("HTTPS_PROXY"):
-            raise DataError(advice) from error
+    reach_hub(advice)
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:
         raise DataError(f"{name!r} cannot be fetched: {error}") from error
+
+
+def reach_hub(advice):
+    """Return at once if the hub can be reached.
+
+    The hub's own client retries for most of a minute before it gives up.
+
+    Parameters
+    ----------
+    advice : str
+        What to do without it; begins the error message.
+
+    Raises
+    ------
+    DataError
+        If ``HF_HUB_OFFLINE`` is set, or no connection is made in 3 seconds.
+    """
+    import socket
+    from urllib.parse import urlsplit
+
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise DataError(advice + " (HF_HUB_OFFLINE is set.)")
+    hub = urlsplit(constants.ENDPOINT)
+    port = hub.port or {"http": 80}.get(hub.scheme, 443)
+    try:
+        socket.create_connection((hub.hostname, port), timeout=3).close()
+    except OSError as error:
+        if not os.environ.get("HTTPS_PROXY"):
+            raise DataError(advice) from error
 
 
 def check_architecture(folder, wanted):

@@ -1,6 +1,7 @@
 """Text to learn from: Tiny Tales, real stories, or a reader's own file."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,8 @@ __all__ = [
     "load",
     "pad_prompts",
 ]
+
+END = "<|endoftext|>"
 
 # Held-out tales come from their own seed.
 _TRAIN_SEED, _VALID_SEED = 1, 2
@@ -48,7 +51,7 @@ def load(name="tales", size=20_000, valid_size=1_000):
         A path: your own text file; blank lines (or ``<|endoftext|>`` lines)
         separate its texts, and every tenth text is held out.
     size, valid_size : int
-        At most so many texts.
+        At most so many texts; at least 1.
 
     Returns
     -------
@@ -58,8 +61,14 @@ def load(name="tales", size=20_000, valid_size=1_000):
     ------
     ValueError
         If the file is missing, empty, not UTF-8, or too short to hold a text
-        out.
+        out; or if a size is smaller than 1.
+    TypeError
+        If a size is no whole number.
+    resources.DataError
+        If the real stories are not here and cannot be fetched.
     """
+    for count in (size, valid_size):
+        _check_count(count)
     if str(name) == "tales":
         train = tales.corpus(size, seed=_TRAIN_SEED)
         valid = tales.corpus(valid_size, seed=_VALID_SEED)
@@ -67,13 +76,8 @@ def load(name="tales", size=20_000, valid_size=1_000):
     if str(name) == "tinystories":
         folder = os.environ.get("DBLM_TINYSTORIES")
         parts = ("train", size), ("valid", valid_size)
-        if folder:
-            texts = [
-                _split(Path(folder) / f"{part}.txt")[:n] for part, n in parts
-            ]
-        else:
-            texts = [_stream_tinystories(part, n) for part, n in parts]
-        return Corpus("tinystories", *texts)
+        read = _read_tinystories if folder else _stream_tinystories
+        return Corpus("tinystories", *[read(*part) for part in parts])
     path = Path(name).expanduser()
     if not path.is_file():
         raise ValueError(
@@ -91,29 +95,55 @@ def load(name="tales", size=20_000, valid_size=1_000):
     return Corpus(path.name, train, valid)
 
 
+def _check_count(count):
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise TypeError(
+            f"how many texts must be a whole number; got {count!r}"
+        )
+    if count < 1:
+        raise ValueError(f"ask for at least 1 text; got {count}")
+
+
 def _split(path):
     """Texts of a file: at <|endoftext|> where there is one, else at blanks."""
     try:
-        whole = path.read_text("utf-8")
+        whole = path.read_text("utf-8-sig")  # CRLF becomes LF on the way
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+        raise ValueError(
+            f"{path} is not UTF-8 text ({error}): save it as UTF-8"
+        ) from error
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    end = "<|endoftext|>"
-    if end not in whole:
-        end = "\n\n"
-        whole = whole.replace("\r\n", "\n")
-    return [t.strip() for t in whole.split(end) if t.strip()]
+    parts = whole.split(END) if END in whole else re.split(r"\n\s*\n", whole)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _read_tinystories(part, count):
+    """Real stories from the folder that ``DBLM_TINYSTORIES`` names."""
+    path = Path(os.environ["DBLM_TINYSTORIES"]).expanduser() / f"{part}.txt"
+    if not path.is_file():
+        raise resources.DataError(
+            f"there is no {path}: DBLM_TINYSTORIES must name a folder with "
+            "train.txt and valid.txt, or be unset"
+        )
+    return _split(path)[:count]
 
 
 def _stream_tinystories(part, count):
+    """Real stories from the hub; only what is asked for is fetched."""
+    advice = (
+        "TinyStories cannot be fetched from the hub. Connect to the internet, "
+        "or put train.txt and valid.txt into a folder and name it in "
+        "DBLM_TINYSTORIES."
+    )
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise ValueError(
+        raise resources.DataError(
             "'tinystories' needs the package datasets (pip install datasets) "
             "or a local copy named by DBLM_TINYSTORIES"
         ) from error
+    resources.reach_hub(advice)
     split = {"train": "train", "valid": "validation"}[part]
     try:
         rows = load_dataset(
@@ -122,9 +152,7 @@ def _stream_tinystories(part, count):
         return [row["text"].strip() for row in islice(rows, count)]
     except Exception as error:
         raise resources.DataError(
-            "TinyStories cannot be fetched from the hub. Connect to the "
-            "internet, or put train.txt and valid.txt into a folder and name "
-            f"it in DBLM_TINYSTORIES. ({type(error).__name__})"
+            f"{advice} ({type(error).__name__})"
         ) from error
 
 
@@ -145,11 +173,22 @@ def encode_batch(texts, tokenizer, seq_len):
     -------
     ids : tensor of ids, shape ``(batch, seq_len)``
     mask : bool tensor, shape ``(batch, seq_len)``
+
+    Raises
+    ------
+    ValueError
+        If there are no texts, or no position to write them on.
+    TypeError
+        If ``texts`` is a single string.
     """
     import torch
 
+    if isinstance(texts, str):
+        raise TypeError("texts must be a list; got one string: write [text]")
     if not texts:
         raise ValueError("no texts to encode: the list is empty")
+    if seq_len < 1:
+        raise ValueError(f"seq_len must be at least 1; got {seq_len}")
     end = tokenizer.eos_token_id
     ids = torch.full((len(texts), seq_len), end)
     mask = torch.zeros(len(texts), seq_len, dtype=torch.bool)
@@ -186,9 +225,12 @@ def check_known(words, tokenizer):
         raise ValueError(
             f"the text is empty ({words!r}): give at least one word"
         )
-    for word in words.split():
+    for i, word in enumerate(words.split()):
         word = word.strip(".,!?;:\"'()")
+        # Inside a text a word's token begins with the space before it.
         if word and len(tokenizer.tokenize(" " + word)) == 1:
+            return
+        if i == 0 and len(word) > 1 and len(tokenizer.tokenize(word)) == 1:
             return
     raise ValueError(
         f"no word of {words!r} is in the vocabulary of this tokenizer; use "
@@ -199,14 +241,26 @@ def check_known(words, tokenizer):
 def pad_prompts(prompts, tokenizer):
     """Encode prompts of different lengths side by side.
 
+    Parameters
+    ----------
+    prompts : list of str
+    tokenizer : transformers.PreTrainedTokenizerFast
+
     Returns
     -------
     ids : tensor of ids, shape ``(batch, longest)``
     given : bool tensor, same shape
         False where a shorter prompt has ended.
+
+    Raises
+    ------
+    ValueError
+        If there are no prompts.
     """
     import torch
 
+    if not prompts:
+        raise ValueError("no prompts to encode: the list is empty")
     rows = tokenizer(list(prompts))["input_ids"]
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     given = torch.zeros_like(ids, dtype=torch.bool)
