@@ -31,7 +31,22 @@ STEPS = ("ancestral", "deterministic")
 
 
 def reverse_times(num_steps):
-    """Times from 1 down to 0, ``num_steps + 1`` of them; float64."""
+    """Times from 1 down to 0 in equal steps.
+
+    Parameters
+    ----------
+    num_steps : int
+        At least 1.
+
+    Returns
+    -------
+    tensor, shape ``(num_steps + 1,)``, float64
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``num_steps`` is no whole number of at least 1.
+    """
     num_steps = schedules.check_num_steps(num_steps)
     return torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
 
@@ -83,7 +98,19 @@ def deterministic_step(x0_hat, zt, schedule, t, s):
 
 
 def clamp(x0_hat, table, metric="euclidean"):
-    """Snap each guess to the nearest token's embedding (Li et al., 2022)."""
+    """Snap each guess to the nearest token's embedding (Li et al., 2022).
+
+    Parameters
+    ----------
+    x0_hat : tensor, shape ``(batch, length, dim)``
+    table : tensor, shape ``(vocab, dim)``
+    metric : {"euclidean", "cosine", "dot"}
+
+    Returns
+    -------
+    tensor, shape of ``x0_hat``
+        Rows of ``table``.
+    """
     return table[noising.nearest(x0_hat, table, metric)]
 
 
@@ -144,34 +171,83 @@ def sample(
     -------
     tensor of ``shape``
         The last guess of x0; the prompt as it was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the number of steps or the name of the step is wrong, if the
+        prompt does not fit, or if the denoiser's guess has another shape or
+        is not finite.
     """
-    if step not in STEPS:
-        raise ValueError(f"step is one of {', '.join(STEPS)}; got {step!r}")
     times = reverse_times(num_steps)
+    advance = _advance(step, schedule, shape, generator, device)
+    hold = _hold(known, keep, shape)
     zt = torch.randn(shape, generator=generator).to(device)
-    hold = keep is not None and bool(keep.any())
-    pairs = list(pairwise(times))
-    bar = resources.progress_bar(pairs, disable=not progress, desc="denoising")
+    bar = resources.progress_bar(
+        list(pairwise(times)), disable=not progress, desc="denoising"
+    )
     for t, s in bar:
-        per_position = t.expand(shape[:2])
-        if hold:
-            zt = torch.where(keep[..., None], known, zt)
+        zt, per_position = hold(zt), t.expand(shape[:2])
+        if keep is not None:
             per_position = per_position.where(~keep.cpu(), 0.0)
         x0_hat = denoise(zt, per_position.to(device))
+        _check_guess(x0_hat, shape, t)
         if snap is not None:
             x0_hat = snap(x0_hat)
-        if hold:
-            x0_hat = torch.where(keep[..., None], known, x0_hat)
+        x0_hat = hold(x0_hat)
         if trajectory is not None:
             trajectory.times.append(float(t))
             trajectory.x0_hat.append(x0_hat.cpu())
             trajectory.zt.append(zt.cpu())
-        if step == "ancestral":
-            eps = torch.randn(shape, generator=generator).to(device)
-            zt = ancestral_step(x0_hat, zt, schedule, t, s, eps)
-        else:
-            zt = deterministic_step(x0_hat, zt, schedule, t, s)
+        zt = advance(x0_hat, zt, t, s)
     return x0_hat
+
+
+def _advance(step, schedule, shape, generator, device):
+    """The step that the name stands for, as a function of the points."""
+    if step not in STEPS:
+        raise ValueError(f"step is one of {', '.join(STEPS)}; got {step!r}")
+
+    def ancestral(x0_hat, zt, t, s):
+        eps = torch.randn(shape, generator=generator).to(device)
+        return ancestral_step(x0_hat, zt, schedule, t, s, eps)
+
+    def deterministic(x0_hat, zt, t, s):
+        return deterministic_step(x0_hat, zt, schedule, t, s)
+
+    return ancestral if step == "ancestral" else deterministic
+
+
+def _hold(known, keep, shape):
+    """A function that puts the prompt back where it stands."""
+    if (known is None) != (keep is None):
+        raise ValueError(
+            "known and keep belong together: the clean embeddings of a "
+            "prompt, and the positions where it stands"
+        )
+    if keep is None:
+        return lambda points: points
+    noising.check_keep(keep, shape[:2])
+    if tuple(known.shape) != tuple(shape):
+        raise ValueError(
+            f"known must have the shape of the sample, {tuple(shape)}; "
+            f"got {tuple(known.shape)}"
+        )
+    return lambda points: torch.where(keep[..., None], known, points)
+
+
+def _check_guess(x0_hat, shape, t):
+    """Refuse a guess that does not fit; NaN would spread to every token."""
+    if tuple(x0_hat.shape) != tuple(shape):
+        raise ValueError(
+            f"the denoiser must answer with shape {tuple(shape)}; "
+            f"got {tuple(x0_hat.shape)}"
+        )
+    if not bool(torch.isfinite(x0_hat).all()):
+        raise ValueError(
+            f"the denoiser's guess at t = {float(t):.3f} is not finite: it "
+            "holds NaN or infinity; has its training diverged?"
+        )
 
 
 def empirical_denoiser(points, schedule):
@@ -186,25 +262,27 @@ def empirical_denoiser(points, schedule):
     Parameters
     ----------
     points : tensor, shape ``(n, length, dim)``
+        Clean embeddings of the texts.
     schedule : Schedule
 
     Returns
     -------
     callable ``(zt, t) -> x0_hat``
-        For `sample`; times may differ by position.
+        For `sample`; times may differ by position. It counts in float64:
+        next to a kept prompt the other positions weigh little.
     """
-    flat = points.flatten(1)
-    squares = points.square().sum(dim=-1)  # (n, length)
+    flat = points.flatten(1).double()
+    squares = points.double().square().sum(dim=-1)  # (n, length)
 
     def denoise(zt, t):
-        t = torch.as_tensor(t).expand(zt.shape[:2])
-        alpha = schedule.alpha(t).to(zt)
-        variance = schedule.sigma_squared(t).clamp(min=1e-12).to(zt)
+        t = schedules.as_time(t).expand(zt.shape[:2])
+        alpha = schedule.alpha(t)
+        variance = schedule.sigma_squared(t).clamp(min=1e-6)  # kept: t = 0
         pull = (alpha / variance)[..., None] * zt
         log_odds = pull.flatten(1) @ flat.T
         log_odds -= (alpha**2 / variance) @ squares.T / 2
         weights = log_odds.softmax(dim=1)
-        return (weights @ flat).reshape(zt.shape)
+        return (weights @ flat).reshape(zt.shape).to(zt.dtype)
 
     return denoise
 
@@ -247,53 +325,87 @@ def generate_ids(
     Returns
     -------
     tensor of ids, shape ``(batch * num_return_sequences, max_length)``
+
+    Raises
+    ------
+    ValueError
+        If a prompt is empty, longer than the canvas or holds an id that the
+        model does not have.
     """
     model.eval()
     device = next(model.parameters()).device
     table = model.table()
-    dim = table.shape[1]
-    count = schedules.check_num_steps(num_return_sequences)
-    known = keep_all = None
-    batch = count
-    if input_ids is not None:
-        ids = torch.as_tensor(input_ids)
-        ids = (ids[None] if ids.ndim == 1 else ids).repeat_interleave(count, 0)
-        if ids.shape[1] == 0:
-            raise ValueError("the prompt is empty; leave it out instead")
-        if ids.shape[1] > max_length:
-            raise ValueError(
-                f"the prompt has {ids.shape[1]} tokens, the canvas only "
-                f"{max_length}: shorten it or raise max_length"
-            )
-        given = torch.ones_like(ids, dtype=torch.bool)
-        if keep is not None:
-            keep = keep[None] if keep.ndim == 1 else keep
-            given = keep.repeat_interleave(count, 0)
-        batch = len(ids)
-        canvas = torch.zeros(batch, max_length, dtype=torch.long)
-        canvas[:, : ids.shape[1]] = ids
-        keep_all = torch.zeros(batch, max_length, dtype=torch.bool)
-        keep_all[:, : ids.shape[1]] = given
-        keep_all = keep_all.to(device)
-        known = model.embed(canvas.to(device))
+    canvas, given = _canvas(
+        input_ids, keep, max_length, num_return_sequences, len(table)
+    )
+    canvas, given = canvas.to(device), given.to(device)
+    prompted = bool(given.any())
     x0_hat = sample(
         lambda zt, t: model(zt, t),
         model.schedule,
-        (batch, max_length, dim),
+        (*canvas.shape, table.shape[1]),
         num_steps,
         generator=generator,
         step=step,
-        known=known,
-        keep=keep_all,
+        known=model.embed(canvas) if prompted else None,
+        keep=given if prompted else None,
         snap=(lambda x: clamp(x, table)) if snap else None,
         trajectory=trajectory,
         progress=progress,
         device=device,
     )
-    ids_out = noising.nearest(x0_hat, table, metric)
-    if keep_all is not None:  # two tokens may share an embedding
-        ids_out = torch.where(keep_all, canvas.to(device), ids_out)
-    return ids_out
+    # The prompt's own ids, not its rounded ones: two tokens may share an
+    # embedding.
+    ids = noising.nearest(x0_hat, table, metric)
+    return torch.where(given, canvas, ids)
+
+
+def _canvas(input_ids, keep, max_length, count, vocab_size):
+    """Lay prompts on canvases; ids, and which of them are given."""
+    for name, value in (
+        ("max_length", max_length),
+        ("num_return_sequences", count),
+    ):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"{name} must be a whole number of at least 1; got {value!r}"
+            )
+    if input_ids is None:
+        canvas = torch.zeros(count, max_length, dtype=torch.long)
+        return canvas, torch.zeros_like(canvas, dtype=torch.bool)
+    ids = torch.as_tensor(input_ids)
+    ids = ids[None] if ids.ndim == 1 else ids
+    _check_prompt(ids, max_length, vocab_size)
+    given = torch.ones_like(ids, dtype=torch.bool)
+    if keep is not None:
+        keep = torch.as_tensor(keep)
+        given = keep[None] if keep.ndim == 1 else keep
+        noising.check_keep(given, ids.shape)
+    canvas = torch.zeros(len(ids), max_length, dtype=torch.long)
+    held = torch.zeros_like(canvas, dtype=torch.bool)
+    canvas[:, : ids.shape[1]], held[:, : ids.shape[1]] = ids, given
+    return canvas.repeat_interleave(count, 0), held.repeat_interleave(count, 0)
+
+
+def _check_prompt(ids, max_length, vocab_size):
+    """Refuse prompts that are empty, too long or no ids of this model."""
+    if ids.numel() == 0:
+        raise ValueError("the prompt is empty; leave it out instead")
+    if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ValueError(
+            "input_ids must be token ids of shape (length,) or "
+            f"(batch, length); got {ids.dtype} of shape {tuple(ids.shape)}"
+        )
+    if ids.shape[1] > max_length:
+        raise ValueError(
+            f"the prompt has {ids.shape[1]} tokens, the canvas only "
+            f"{max_length}: shorten it or raise max_length"
+        )
+    if not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
+        raise ValueError(
+            f"this model has {vocab_size} tokens, ids 0 to {vocab_size - 1}; "
+            f"the prompt holds {int(ids.min())} to {int(ids.max())}"
+        )
 
 
 @dataclass
@@ -303,7 +415,7 @@ class Generation:
     Attributes
     ----------
     texts : list of str
-        Read up to the first end-of-text token.
+        The prompt and what follows, up to the first end-of-text token.
     ids : tensor of ids, shape ``(batch, length)``
     trajectory : Trajectory or None
     """
@@ -335,13 +447,15 @@ def generate(model, tokenizer, prompt=None, record=False, seed=0, **options):
     Raises
     ------
     ValueError
-        If a prompt is empty, longer than the canvas, or has no word that the
-        tokenizer knows whole.
+        If a prompt is empty, longer than the canvas, or has no word that
+        the tokenizer knows whole.
     """
     options.setdefault("generator", torch.Generator().manual_seed(seed))
     trajectory = Trajectory() if record else None
     if prompt is not None:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise ValueError("the list of prompts is empty; leave it out")
         for words in prompts:
             text.check_known(words, tokenizer)
         ids, keep = text.pad_prompts(prompts, tokenizer)

@@ -54,9 +54,14 @@ def distinct_n(sequences, n):
 def top_token_share(sequences):
     """The commonest token and its share of all tokens.
 
+    Parameters
+    ----------
+    sequences : list of sequences of tokens
+
     Returns
     -------
     token, share : the token itself and a float in (0, 1]
+        Of several that are equally common, the one met first.
 
     Raises
     ------
@@ -73,11 +78,20 @@ def top_token_share(sequences):
 def coherent_share(texts):
     """Share of texts that are coherent tales, and what broke in the others.
 
+    Parameters
+    ----------
+    texts : list of str
+
     Returns
     -------
     share : float
     broken : collections.Counter
         First broken agreement -> how many texts.
+
+    Raises
+    ------
+    ValueError
+        If there are no texts.
     """
     if not texts:
         raise ValueError("there are no texts to check")
@@ -125,7 +139,10 @@ def nats_per_tale(model, tokenizer, texts, batch_size=100):
 
 
 def sample_language_model(model, tokenizer, count, seed=0, max_length=72):
-    """Sample texts from an autoregressive model, temperature 1.
+    """Sample texts from an autoregressive model, at temperature 1.
+
+    The whole distribution is sampled, nothing cut off. The global random
+    numbers are left as they were.
 
     Parameters
     ----------
@@ -145,9 +162,10 @@ def sample_language_model(model, tokenizer, count, seed=0, max_length=72):
     device = next(model.parameters()).device
     end = tokenizer.eos_token_id
     start = torch.full((count, 1), end, device=device)
-    state = torch.random.get_rng_state()
-    torch.manual_seed(seed)  # `generate` takes no generator
-    try:
+    # `generate` takes no generator: seed the global one, then put it back.
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(seed)
         ids = model.generate(
             start,
             attention_mask=torch.ones_like(start),
@@ -156,6 +174,4 @@ def sample_language_model(model, tokenizer, count, seed=0, max_length=72):
             top_k=0,
             pad_token_id=end,
         )
-    finally:
-        torch.random.set_rng_state(state)
     return text.decode_batch(ids[:, 1:].cpu(), tokenizer)
