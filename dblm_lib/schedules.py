@@ -44,10 +44,17 @@ def as_time(t):
 
     Raises
     ------
+    TypeError
+        If it is no number.
     ValueError
         If a value is NaN or lies outside [0, 1].
     """
-    t = torch.as_tensor(t, dtype=torch.float64)
+    try:
+        t = torch.as_tensor(t, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"t must be a number or numbers in [0, 1]; got {t!r}"
+        ) from None
     if not bool(((t >= 0) & (t <= 1)).all()):
         bad = t[~((t >= 0) & (t <= 1))].flatten()[0].item()
         raise ValueError(
@@ -119,15 +126,27 @@ class Schedule:
         as in Nichol & Dhariwal (2021), because the last step of a schedule
         that ends in pure noise would otherwise be exactly 1.
 
+        Parameters
+        ----------
+        num_steps : int
+        max_beta : float in (0, 1)
+
         Returns
         -------
         DiscreteSchedule
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``num_steps`` is no whole number of at least 1.
         """
         num_steps = check_num_steps(num_steps)
         grid = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
-        alpha_bar = self.alpha_bar(grid)
-        alpha_bar[0] = 1  # the first step starts from clean data
-        betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
+        signal, noise = self.alpha_bar(grid), self.sigma_squared(grid)
+        signal[0], noise[0] = 1, 0  # the first step starts from clean data
+        fall = 1 - signal[1:] / signal[:-1]
+        rise = noise.diff() / signal[:-1]  # the same, with more digits early
+        betas = torch.where(signal[1:] > 0.5, rise, fall)
         return DiscreteSchedule(betas.clamp(max=max_beta))
 
     def __repr__(self):
@@ -146,13 +165,14 @@ class Linear(Schedule):
 
     :math:`\bar\alpha(t) = \exp(-b_0 t - (b_1 - b_0) t^2 / 2)`, the limit of
     many small steps (Song et al., 2021). ``discretise(1000)`` gives the
-    betas of DDPM itself, 0.0001 to 0.02 in equal steps.
+    betas of DDPM itself, 0.0001 to 0.02 in equal steps. With so few steps
+    that the last beta would reach 1, the curve above is cut instead.
     """
 
     name = "linear"
 
     def __init__(self, beta_min=0.1, beta_max=20.0):
-        if not 0 < beta_min <= beta_max:
+        if not 0 < beta_min <= beta_max < math.inf:
             raise ValueError(
                 "need 0 < beta_min <= beta_max; "
                 f"got beta_min={beta_min}, beta_max={beta_max}"
@@ -171,6 +191,8 @@ class Linear(Schedule):
 
     def discretise(self, num_steps, max_beta=0.999):
         num_steps = check_num_steps(num_steps)
+        if num_steps <= self.beta_max:
+            return super().discretise(num_steps, max_beta)
         betas = torch.linspace(
             self.beta_min, self.beta_max, num_steps, dtype=torch.float64
         )
@@ -187,24 +209,22 @@ class Cosine(Schedule):
     name = "cosine"
 
     def __init__(self, s=0.008):
-        if not s >= 0:
-            raise ValueError(f"the offset s must not be negative; got {s}")
+        if not 0 <= s < math.inf:
+            raise ValueError(f"the offset s must be 0 or more; got {s}")
         self.s = s
 
     def _angles(self, t):
-        def angle(x):
-            return (x + self.s) / (1 + self.s) * math.pi / 2
-
-        return angle(as_time(t)), angle(0.0)
+        quarter = math.pi / 2 / (1 + self.s)
+        return as_time(t) * quarter, self.s * quarter  # u - u0, u0
 
     def alpha_bar(self, t):
-        u, u0 = self._angles(t)
-        return (torch.cos(u) / math.cos(u0)) ** 2
+        way, u0 = self._angles(t)
+        return ((torch.cos(u0 + way) / math.cos(u0)) ** 2).clamp(max=1)
 
     def sigma_squared(self, t):
         # cos² u0 - cos² u = sin(u - u0) sin(u + u0): no cancellation at 0.
-        u, u0 = self._angles(t)
-        return torch.sin(u - u0) * torch.sin(u + u0) / math.cos(u0) ** 2
+        way, u0 = self._angles(t)
+        return torch.sin(way) * torch.sin(way + 2 * u0) / math.cos(u0) ** 2
 
 
 class Sqrt(Schedule):
@@ -217,12 +237,14 @@ class Sqrt(Schedule):
     name = "sqrt"
 
     def __init__(self, s=1e-4):
-        if not s >= 0:
-            raise ValueError(f"the offset s must not be negative; got {s}")
+        if not 0 <= s < math.inf:
+            raise ValueError(f"the offset s must be 0 or more; got {s}")
         self.s = s
 
     def alpha_bar(self, t):
-        return 1 - self.sigma_squared(t)
+        # 1 - root = (1 - root²) / (1 + root): no cancellation at t = 1.
+        root = self.sigma_squared(t)
+        return (1 - as_time(t)) / (1 + self.s) / (1 + root)
 
     def sigma_squared(self, t):
         return ((as_time(t) + self.s) / (1 + self.s)).sqrt()
@@ -238,23 +260,35 @@ class Sigmoid(Schedule):
     name = "sigmoid"
 
     def __init__(self, start=-3.0, end=3.0, tau=1.0):
-        if not (start < end and tau > 0):
+        if not (start < end and 0 < tau < math.inf):
             raise ValueError(
-                f"need start < end and tau > 0; got {start}, {end}, {tau}"
+                "need start < end and tau > 0; "
+                f"got start={start}, end={end}, tau={tau}"
+            )
+        if max(abs(start), abs(end)) / tau > 700:
+            raise ValueError(
+                "start / tau and end / tau must lie between -700 and 700, "
+                f"or float64 overflows; got start={start}, end={end}, "
+                f"tau={tau}"
             )
         self.start, self.end, self.tau = start, end, tau
 
-    def sigma_squared(self, t):
-        def rise(x):
-            x = torch.as_tensor(x, dtype=torch.float64)
-            x = x * (self.end - self.start) + self.start
-            return torch.sigmoid(x / self.tau)
-
-        low, high = rise(0.0), rise(1.0)
-        return (rise(as_time(t)) - low) / (high - low)
+    def _share(self, t, way, far):
+        # sigmoid(a) - sigmoid(b)
+        #     = sinh((a - b) / 2) / (2 cosh(a / 2) cosh(b / 2)):
+        # no cancellation where a and b are close.
+        width = (self.end - self.start) / self.tau / 2
+        height = math.cosh(far / self.tau / 2) / math.sinh(width)
+        u = self.start / self.tau / 2 + t * width
+        return (height * torch.sinh(way * width) / torch.cosh(u)).clamp(max=1)
 
     def alpha_bar(self, t):
-        return 1 - self.sigma_squared(t)
+        t = as_time(t)
+        return self._share(t, way=1 - t, far=self.start)
+
+    def sigma_squared(self, t):
+        t = as_time(t)
+        return self._share(t, way=t, far=self.end)
 
 
 class LogUniform(Schedule):
@@ -294,10 +328,17 @@ def get_schedule(name, **options):
     ------
     ValueError
         If there is no such schedule; the message lists those there are.
+    TypeError
+        If options come with a finished schedule, or are none of its own.
     """
     if isinstance(name, Schedule):
+        if options:
+            raise TypeError(
+                f"{name!r} is finished: give its name, {name.name!r}, "
+                f"to build one with {', '.join(options)}"
+            )
         return name
-    if name not in SCHEDULES:
+    if not isinstance(name, str) or name not in SCHEDULES:
         raise ValueError(
             f"unknown schedule {name!r}; choose one of {', '.join(SCHEDULES)}"
         )
@@ -311,6 +352,11 @@ class DiscreteSchedule:
     Attributes
     ----------
     betas : tensor, shape ``(num_steps,)``, float64, each in (0, 1)
+
+    Raises
+    ------
+    ValueError
+        If betas are not one row of numbers between 0 and 1.
     """
 
     betas: torch.Tensor
@@ -322,8 +368,13 @@ class DiscreteSchedule:
                 "betas must be one row of numbers, one a step; "
                 f"got shape {tuple(betas.shape)}"
             )
-        if not bool(((betas > 0) & (betas < 1)).all()):
-            raise ValueError("every beta must lie between 0 and 1")
+        wrong = ~((betas > 0) & (betas < 1))
+        if bool(wrong.any()):
+            step = int(wrong.int().argmax())
+            raise ValueError(
+                "every beta must lie between 0 and 1, both excluded; "
+                f"step {step} has {betas[step].item()}"
+            )
         object.__setattr__(self, "betas", betas)
 
     @property
@@ -386,7 +437,7 @@ def posterior(x0, xt, alpha_bar_s, alpha_bar_t):
 
     Both ends of a path are known; where was it in between? A Gaussian, with
     the mean a blend of both ends (Ho et al., 2020, eq. 7, written for any
-    two times).
+    two times). At the last step, where ``alpha_bar_s`` is 1, it is ``x0``.
 
     Parameters
     ----------
@@ -394,7 +445,8 @@ def posterior(x0, xt, alpha_bar_s, alpha_bar_t):
         Clean value, and the noised one at time t.
     alpha_bar_s, alpha_bar_t : float or tensor
         Signal shares at the earlier and at the later time,
-        ``alpha_bar_s >= alpha_bar_t``.
+        ``alpha_bar_s >= alpha_bar_t < 1``: with no noise at time t there
+        is nothing to ask.
 
     Returns
     -------
@@ -424,7 +476,8 @@ def mixture_denoiser(zt, alpha_bar, means, stds, weights):
     alpha_bar : float
         Signal share of the variance.
     means, stds, weights : sequences, length ``k``
-        The components of the density of x0.
+        The components of the density of x0. A standard deviation of 0
+        makes a component a point; ``alpha_bar`` must then be below 1.
 
     Returns
     -------
