@@ -108,13 +108,28 @@ def _failed(env, docname):
 def reading_minutes(doctree):
     """Estimate how long the text and the shown code take to read."""
     words = lines = 0
-    for node in doctree.findall(nodes.literal_block):
-        lines += len(node.astext().splitlines())
+    for cell in doctree.findall(nodes.container):
+        classes = cell.get("classes", [])
+        hidden = any("hide" in name or "remove" in name for name in classes)
+        if "cell" in classes and not hidden:
+            for part in cell.children:
+                if "cell_input" in part.get("classes", []):
+                    lines += len(part.astext().splitlines())
     for kind in (nodes.paragraph, nodes.title):
         for node in doctree.findall(kind):
-            words += len(node.astext().split())
+            if not _in_output(node):
+                words += len(node.astext().split())
     minutes = words / WORDS_PER_MINUTE + lines / CODE_LINES_PER_MINUTE
     return max(1, round(minutes))
+
+
+def _in_output(node):
+    """Whether a node was printed by a cell, not written by an author."""
+    while node is not None:
+        if "cell_output" in getattr(node, "attributes", {}).get("classes", []):
+            return True
+        node = node.parent
+    return False
 
 
 def running_note(run, minutes):

@@ -94,6 +94,16 @@ def execute(notebook, folder, timeout, progress):
         on_cell_executed=lambda cell, cell_index, **_: progress(cell_index),
     )
     client.execute()
+    for number, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            # A figure whose drawing fails does not stop the kernel.
+            if output.output_type == "error" and (
+                "raises-exception" not in cell.metadata.get("tags", [])
+            ):
+                raise RuntimeError(
+                    f"cell {number} stored an error: {output.ename}: "
+                    f"{output.evalue}"
+                )
 
 
 def write(path, text):
@@ -181,12 +191,18 @@ def _refresh_all(paths, options):
         DeadKernelError,
     )
 
+    failures = (
+        CellExecutionError,
+        CellTimeoutError,
+        DeadKernelError,
+        RuntimeError,
+    )
     failed, changed = [], []
     for path in paths:
         try:
             if refresh(path, options.timeout, options.check, options.quiet):
                 changed.append(path.name)
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as err:
+        except failures as err:
             failed.append(path.name)
             print(f"\n{path.name}: left as it was\n{err}", file=sys.stderr)
     if failed:
