@@ -1,0 +1,152 @@
+"""What lies in data/ is what the manifest says, and as good as it says."""
+
+import importlib.util
+import math
+
+import pytest
+
+from dblm_lib import metrics, resources, tales, text
+
+MEGABYTE = 2**20
+SAMPLES = 200
+
+
+@pytest.fixture(scope="module")
+def manifest():
+    return resources.manifest()
+
+
+@pytest.fixture(scope="module")
+def figures(manifest):
+    """What was measured on the embedded GPT-2 when it was made."""
+    return manifest["artifacts"]["tales-gpt2"]["metrics"]
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return resources.load_backbone("tales-gpt2")
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return text.load("tales", size=1).valid
+
+
+@pytest.fixture(scope="module")
+def makers():
+    """The tool that makes data/, if this is a checkout."""
+    path = resources.data_path().parent / "tools" / "make_checkpoints.py"
+    if not path.is_file():
+        path = resources.Path(__file__).parent.parent / "tools" / path.name
+    spec = importlib.util.spec_from_file_location("make_checkpoints", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- files ------------------------------------------------------------------
+
+
+def test_every_file_is_listed_and_as_listed(manifest):
+    root = resources.data_path()
+    here = {
+        path.relative_to(root).as_posix(): path
+        for path in root.rglob("*")
+        if path.is_file()
+        and path.name not in ("MANIFEST.json", "__init__.py")
+        and "__pycache__" not in path.parts
+    }
+    assert here.keys() == manifest["files"].keys()
+    for name, listed in manifest["files"].items():
+        assert here[name].stat().st_size == listed["bytes"], name
+        assert resources.sha256(here[name]) == listed["sha256"], name
+
+
+def test_the_manifest_says_how_everything_was_made(manifest, makers):
+    assert manifest["artifacts"].keys() == makers.MAKERS.keys()
+    for name, record in manifest["artifacts"].items():
+        assert record["command"] == f"python tools/make_checkpoints.py {name}"
+        assert record["seconds"] > 0 and record["metrics"]
+        place = makers.MAKERS[name][0]
+        assert resources.verified(*place.split("/")).is_dir()
+
+
+def test_the_data_is_small_enough_to_clone():
+    sizes = [p.stat().st_size for p in resources.data_path().rglob("*")]
+    assert sum(sizes) < 40 * MEGABYTE
+    assert max(sizes) < 16 * MEGABYTE
+
+
+# --- text and tokenizer -----------------------------------------------------
+
+
+def test_the_held_out_tales_are_those_of_the_grammar(
+    makers, manifest, tmp_path, held_out
+):
+    measured = makers.make_tales(tmp_path, None)
+    shipped = resources.data_path("tales", "valid.txt").read_bytes()
+    assert (tmp_path / "valid.txt").read_bytes() == shipped
+    assert measured == manifest["artifacts"]["tales"]["metrics"]
+    assert shipped.decode().splitlines() == held_out
+
+
+def test_the_tokenizer_is_what_its_command_makes(makers, manifest, tmp_path):
+    measured = makers.make_tokenizer(tmp_path, None)
+    shipped = resources.data_path("tokenizer", "tokenizer.json").read_bytes()
+    assert (tmp_path / "tokenizer.json").read_bytes() == shipped
+    assert measured == manifest["artifacts"]["tokenizer"]["metrics"]
+
+
+def test_the_model_has_the_same_tokenizer(manifest):
+    digests = {
+        listed["sha256"]
+        for name, listed in manifest["files"].items()
+        if name.endswith("tokenizer.json")
+    }
+    assert len(digests) == 1
+
+
+# --- the embedded GPT-2 -----------------------------------------------------
+
+
+def test_it_is_a_small_gpt2(backbone, figures):
+    assert type(backbone.model).__name__ == "GPT2LMHeadModel"
+    count = sum(p.numel() for p in backbone.model.parameters())
+    assert count == figures["parameters"] < 4_000_000
+    assert backbone.model.config.vocab_size == len(backbone.tokenizer)
+
+
+def test_the_figures_promise_what_they_should(figures):
+    """As asked of it: 3 % from the entropy, 97 % of 500 tales coherent."""
+    entropy = tales.entropy()
+    assert figures["entropy_nats_per_tale"] == pytest.approx(entropy, abs=1e-4)
+    assert figures["valid_nats_per_tale"] <= 1.03 * entropy
+    # Nothing can beat the truth on the same tales, but by chance.
+    assert figures["valid_nats_per_tale"] > figures["exact_nats_of_these"]
+    assert figures["coherent_share_of_500"] >= 0.97
+    broken = sum(figures["broken"].values())
+    assert broken == round(500 * (1 - figures["coherent_share_of_500"]))
+
+
+def test_it_is_as_near_to_the_entropy_as_the_manifest_says(
+    backbone, figures, held_out
+):
+    texts = held_out[:300]
+    nats, error = metrics.nats_per_tale(*backbone, texts)
+    exact = -sum(tales.log_prob(tales.parse(t)) for t in texts) / len(texts)
+    assert abs(nats - figures["valid_nats_per_tale"]) < 3 * error
+    assert abs(nats / tales.entropy() - 1) < 0.03
+    # On the same tales chance cancels: the model pays a little, everywhere.
+    assert 0 < nats / exact - 1 < 0.01
+
+
+def test_its_tales_hold_together(backbone, figures):
+    """No fewer than chance allows where the manifest's share is true."""
+    texts = metrics.sample_language_model(*backbone, SAMPLES, seed=1)
+    share, _ = metrics.coherent_share(texts)
+    promised = figures["coherent_share_of_500"]
+    spread = math.sqrt(promised * (1 - promised) / SAMPLES)
+    assert share >= promised - 3 * spread
+    # It has not merely learned a few tales by heart.
+    assert len(set(texts)) > 0.99 * SAMPLES
+    assert not set(texts) <= set(text.load("tales", size=2000).train)
