@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from pathlib import Path
 
 import pytest
 
@@ -34,10 +35,9 @@ def held_out():
 
 @pytest.fixture(scope="module")
 def makers():
-    """The tool that makes data/, if this is a checkout."""
-    path = resources.data_path().parent / "tools" / "make_checkpoints.py"
-    if not path.is_file():
-        path = resources.Path(__file__).parent.parent / "tools" / path.name
+    """The tool that makes data/."""
+    root = Path(__file__).resolve().parent.parent
+    path = root / "tools" / "make_checkpoints.py"
     spec = importlib.util.spec_from_file_location("make_checkpoints", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -110,8 +110,7 @@ def test_the_examples_of_the_help_run(
     arguments = shlex.split(line)[1:]
     if arguments[0] == "train" and "--resume" not in arguments:
         quick_training(monkeypatch)
-        if "--steps" not in arguments:
-            arguments += QUICK
+        arguments += QUICK[2:]  # the steps are cut short anyway
         if "--text" not in arguments:
             arguments += ["--text", "my-stories.txt"]
     code, out, _ = run(capsys, *arguments)
