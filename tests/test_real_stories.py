@@ -112,14 +112,15 @@ def test_what_comes_out_is_text(run, backbone):
 
 @real_text
 def test_denoising_helps_on_stories_never_seen(run, backbone, stories):
-    """At a high noise level the network is nearer than the noise."""
+    """At half time the guess beats the mean; near pure noise it ties."""
     model = run[0]
     ids, mask = text.encode_batch(stories.valid, backbone.tokenizer, SEQ_LEN)
     result = training.evaluate_denoising(
         model, ids, mask, [0.5, 0.9], torch.Generator().manual_seed(0)
     )
     # 1 is the score of always answering the mean embedding.
-    assert (result["normalised"] < 1.05).all()
+    halfway, late = result["normalised"]
+    assert halfway < 0.95 and late < 1.05
 
 
 # --- the judge --------------------------------------------------------------
