@@ -9,7 +9,7 @@ import pytest
 from dblm_lib import metrics, resources, tales, text
 
 MEGABYTE = 2**20
-SAMPLES = 200
+SAMPLES = 100
 
 
 @pytest.fixture(scope="module")

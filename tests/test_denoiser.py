@@ -128,7 +128,7 @@ def test_backbone_is_copied_not_shared():
 # --- who sees whom ----------------------------------------------------------
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.integers(0, 8), st.integers(0, 20))
 def test_both_sides_or_only_the_left(position, seed):
     """A disturbed token moves all outputs, or only the later ones."""

@@ -433,10 +433,6 @@ import threading
 import psutil, torch
 from dblm_lib import noising
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 table, vectors = torch.randn(50257, 768), torch.randn(32, 64, 768)
 noising.nearest(vectors[:1, :1], table[:100])  # warm up
 process, stop = psutil.Process(), threading.Event()
@@ -455,9 +451,11 @@ half = table.bfloat16()
 assert noising.nearest(vectors.bfloat16(), half).shape == (32, 64)
 stop.set()
 watcher.join()
-if resource and sys.platform == "linux":  # the mark that the kernel kept
-    high = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    peak = max(peak, high)
+if sys.platform == "linux":  # the mark that the kernel kept
+    # Not ru_maxrss: a child inherits that of the process that started it.
+    with open("/proc/self/status") as status:
+        marks = [line.split() for line in status if line.startswith("VmHWM")]
+    peak = max(peak, int(marks[0][1]) * 1024)
 print((peak - start) / 2**20)
 """
 

@@ -140,14 +140,14 @@ def test_texts_that_do_not_fit_are_refused():
 def test_training_lowers_the_loss_and_keeps_embeddings_frozen():
     model, texts = tiny_model(), tiny_texts()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    config = small_run(steps=150, learning_rate=3e-3, batch_size=16)
+    config = small_run(steps=80, learning_rate=5e-3, batch_size=8)
     history = training.train(model, *texts, config)
     assert history.loss[-1] < 0.5 * history.loss[0]
     after = model.state_dict()
     name = "embeddings.weight"
     assert torch.equal(before[name], after[name])
     assert training.weight_change(before, after) > 0.01
-    assert history.steps[-1] == 149 and len(history.loss) == 150
+    assert history.steps[-1] == 79 and len(history.loss) == 80
     assert history.tokens_per_second > 0
 
 
@@ -242,7 +242,7 @@ import sys, torch
 from dblm_lib import training
 sys.path.insert(0, {tests!r})
 from test_training import small_run, tiny_model, tiny_texts
-config = small_run(steps=400, save_every=7, ema=0.9)
+config = small_run(steps=200, save_every=7, ema=0.9)
 training.train(tiny_model(), *tiny_texts(), config, folder={folder!r},
                resume=True, progress=False)
 """
@@ -250,27 +250,25 @@ training.train(tiny_model(), *tiny_texts(), config, folder={folder!r},
 
 @pytest.mark.slow
 def test_killed_run_ends_with_the_same_bits(tmp_path):
-    """SIGKILL at a random moment, twice; then compare bit for bit."""
+    """SIGKILL at a random moment; resume, and compare bit for bit."""
     code = KILLED.format(
         tests=os.path.dirname(__file__), folder=str(tmp_path / "run")
     )
     kill = getattr(signal, "SIGKILL", signal.SIGTERM)
     seed = int.from_bytes(os.urandom(4), "big")
     print(f"delays drawn with seed {seed}")
-    delays = torch.rand(2, generator=torch.Generator().manual_seed(seed))
-    killed = 0
-    for delay in delays.tolist():
-        process = subprocess.Popen([sys.executable, "-c", code])
-        started = time.monotonic()
-        while not list(tmp_path.glob("run/step-*")):
-            assert time.monotonic() - started < 120 and process.poll() is None
-            time.sleep(0.01)
-        time.sleep(delay)
-        process.send_signal(kill)
-        killed += process.wait() != 0
-    assert killed, "both runs ended before they could be killed"
-    subprocess.run([sys.executable, "-c", code], check=True)
-    config = small_run(steps=400, save_every=7, ema=0.9)
+    delay = torch.rand(1, generator=torch.Generator().manual_seed(seed))
+    process = subprocess.Popen([sys.executable, "-c", code])
+    started = time.monotonic()
+    while not list(tmp_path.glob("run/step-*")):
+        assert time.monotonic() - started < 120 and process.poll() is None
+        time.sleep(0.01)
+    time.sleep(delay.item() / 4)
+    process.send_signal(kill)
+    assert process.wait() != 0, "the run ended before it could be killed"
+    (last,) = (tmp_path / "run").glob("step-*")
+    assert last.name != "step-0000200"
+    config = small_run(steps=200, save_every=7, ema=0.9)
     whole = tiny_model()
     training.train(whole, *tiny_texts(), config)
     resumed = tiny_model(seed=1)

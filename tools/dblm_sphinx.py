@@ -267,6 +267,7 @@ def setup(app):
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("DBLM_QUIET", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app.add_directive("build-versions", BuildVersions)
     app.connect("builder-inited", copy_mathjax)
     app.connect("env-get-outdated", outdated_chapters)

@@ -176,6 +176,7 @@ def main(argv=None):
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("DBLM_QUIET", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     paths = options.notebooks or sorted((ROOT / "chapters").glob("*.ipynb"))
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
