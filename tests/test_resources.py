@@ -548,7 +548,7 @@ def test_the_reader_of_imports_sees_every_form():
 
 
 def test_imports_only_go_down():
-    """DESIGN.md, section 3: each module knows its floor and those below."""
+    """Each module knows its own floor and those below, never above."""
     for module, others in imports().items():
         assert module in FLOORS, f"{module} has no floor"
         for other in others:
