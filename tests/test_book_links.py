@@ -248,3 +248,15 @@ def test_references_are_whole():
         if entry.startswith("@"):
             for field in ("author", "title", "year"):
                 assert re.search(rf"(?m)^\s+{field}\s*=", entry), entry[:40]
+
+
+def test_figure_names_are_unique_in_the_whole_book():
+    """Two chapters with one name: the build fails, late and far away."""
+    names = [
+        cell["metadata"]["mystnb"]["figure"]["name"]
+        for path in sorted((ROOT / "chapters").glob("*.ipynb"))
+        for cell in json.loads(path.read_text("utf-8"))["cells"]
+        if "name" in cell["metadata"].get("mystnb", {}).get("figure", {})
+    ]
+    assert len(names) > 10
+    assert sorted(names) == sorted(set(names))
