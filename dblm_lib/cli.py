@@ -591,6 +591,7 @@ def _prepare(settings):
         )
     ids, mask = text.encode_batch(texts, backbone.tokenizer, seq_len)
     model = denoiser.DBLM.from_backbone(backbone, **fields)
+    model.to(resources.device())
     return model, backbone.tokenizer, ids, mask
 
 

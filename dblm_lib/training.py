@@ -223,7 +223,11 @@ def train(
     progress=True,
     accelerator=None,
 ):
-    """Train a model in place.
+    """Train a model in place, on the device where it is.
+
+    For a GPU, say ``model.to(resources.device())`` first. For several
+    processes, start the program with ``accelerate launch`` and hand an
+    ``Accelerator()`` in.
 
     Parameters
     ----------
@@ -241,7 +245,7 @@ def train(
     progress : bool
         Show a progress bar with the loss and tokens per second.
     accelerator : accelerate.Accelerator, optional
-        Made here if left out; brings several GPUs or machines.
+        Brings several GPUs or machines; it then chooses the devices.
 
     Returns
     -------
@@ -252,14 +256,12 @@ def train(
     resources.DataError
         If a checkpoint is damaged or belongs to another run.
     """
-    from accelerate import Accelerator
-
     if len(ids) == 0 or ids.shape != mask.shape:
         raise ValueError(
             "ids and mask must have one shape (n, length) with n > 0; got "
             f"{tuple(ids.shape)} and {tuple(mask.shape)}"
         )
-    accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = accelerator or _where_the_model_is(model)
     optimizer = _optimizer(model, config)
     average = _Average(model, config.ema)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -317,6 +319,22 @@ def train(
     average.copy_to(bare)
     bare.eval()
     return history
+
+
+def _where_the_model_is(model):
+    """An accelerator for one process, on the model's own device."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    known = PartialState() if PartialState._shared_state else None
+    # Accelerate remembers the first device of a process; we may have
+    # trained elsewhere since.
+    if known is not None and (
+        known.num_processes == 1 and (known.device.type == "cpu") != on_cpu
+    ):
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=on_cpu)
 
 
 def _batch(model, ids, mask, draw, step, config, accelerator):

@@ -151,6 +151,28 @@ def test_training_lowers_the_loss_and_keeps_embeddings_frozen():
     assert history.tokens_per_second > 0
 
 
+def test_a_model_on_the_cpu_stays_there_beside_a_gpu(monkeypatch):
+    """So that a chapter gives the same numbers on a machine with one."""
+    import accelerate.state
+
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model = tiny_model()
+    training.train(model, *tiny_texts(), small_run())
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_model_on_the_gpu_is_trained_there_after_one_on_the_cpu():
+    texts, last = tiny_texts(), {}
+    for device in ("cpu", "cuda", "cpu"):
+        model = tiny_model().to(device)
+        history = training.train(model, *texts, small_run())
+        assert {p.device.type for p in model.parameters()} == {device}
+        last[device] = history.loss[-1]
+    assert last["cuda"] == pytest.approx(last["cpu"], rel=1e-3)
+
+
 def test_weight_change_is_relative():
     before = {"a": torch.tensor([3.0, 4.0])}
     after = {"a": torch.tensor([3.0, 4.5])}

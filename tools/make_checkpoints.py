@@ -89,7 +89,7 @@ def make_tales_gpt2(folder, source):
             eos_token_id=end,
             pad_token_id=end,
         )
-    )
+    ).to(resources.device())
     config = training.TrainConfig(
         steps=3000,
         batch_size=64,
