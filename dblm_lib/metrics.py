@@ -118,21 +118,17 @@ def nats_per_tale(model, tokenizer, texts, batch_size=100):
         Nats a text, its end-of-text token included.
     """
     import torch
-    import torch.nn.functional as F
+
+    from . import training
 
     device = next(model.parameters()).device
     longest = max(len(row) for row in tokenizer(list(texts))["input_ids"])
     ids, mask = text.encode_batch(texts, tokenizer, longest + 1)
-    start = torch.full_like(ids[:, :1], tokenizer.eos_token_id)
-    inputs = torch.cat([start, ids[:, :-1]], dim=1)
     nats = []
     with torch.no_grad():
-        for rows in torch.arange(len(ids)).split(batch_size):
-            logits = model(input_ids=inputs[rows].to(device)).logits.cpu()
-            loss = F.cross_entropy(
-                logits.transpose(1, 2), ids[rows], reduction="none"
-            )
-            nats.append((loss * mask[rows]).sum(dim=1))
+        for part, real in zip(ids.split(batch_size), mask.split(batch_size)):
+            losses = training.next_token_nats(model, part.to(device)).cpu()
+            nats.append((losses * real).sum(dim=1))
     nats = torch.cat(nats)
     error = nats.std().item() / math.sqrt(len(nats)) if len(nats) > 1 else 0
     return nats.mean().item(), error

@@ -30,6 +30,7 @@ __all__ = [
     "evaluate_denoising",
     "learning_rate",
     "next_token_loss",
+    "next_token_nats",
     "normalised_mse",
     "proposal_config",
     "train",
@@ -181,22 +182,34 @@ def denoising_loss(model, batch):
     return (error * batch["weight"]).sum()
 
 
-def next_token_loss(model, batch):
-    """Cross-entropy of each next token, in nats a predicted token.
+def next_token_nats(model, ids):
+    """Cross-entropy of each token given those before it, in nats.
 
-    For a plain `GPT2LMHeadModel`; the first token is predicted from an
-    end-of-text token, which is also what a reader samples from.
+    The first token is predicted from an end-of-text token, which is also
+    what a reader samples from.
+
+    Parameters
+    ----------
+    model : transformers.GPT2LMHeadModel, possibly wrapped
+    ids : tensor of ids, shape ``(batch, length)``
+
+    Returns
+    -------
+    tensor, shape of ``ids``
     """
     bare = getattr(model, "module", model)
-    ids = batch["ids"]
     start = torch.full_like(ids[:, :1], bare.config.eos_token_id)
     logits = model(
         input_ids=torch.cat([start, ids[:, :-1]], dim=1), use_cache=False
     ).logits
-    loss = F.cross_entropy(
+    return F.cross_entropy(
         logits.float().transpose(1, 2), ids, reduction="none"
     )
-    return (loss * batch["weight"]).sum()
+
+
+def next_token_loss(model, batch):
+    """Weighted mean of `next_token_nats`: the loss of a language model."""
+    return (next_token_nats(model, batch["ids"]) * batch["weight"]).sum()
 
 
 def normalised_mse(mse, table):
@@ -492,10 +505,14 @@ def _restore(folder, model, optimizer, average, history, config):
             f"the checkpoint {last} is damaged ({error}); delete that folder "
             "to start again"
         ) from error
-    same = {**asdict(config), "steps": 0, "save_every": 0, "log_every": 0}
-    theirs = {**state["config"], "steps": 0, "save_every": 0, "log_every": 0}
-    if same != theirs:
-        changed = [k for k in same if same[k] != theirs.get(k)]
+    ours, theirs = asdict(config), state["config"]
+    changed = [
+        name
+        for name in {**ours, **theirs}  # what only one of them has, too
+        if name not in ("steps", "save_every", "log_every")
+        and ours.get(name) != theirs.get(name)
+    ]
+    if changed:
         raise resources.DataError(
             f"the checkpoint {last} belongs to another run: "
             f"{', '.join(changed)} differ(s)"
@@ -535,8 +552,7 @@ def evaluate_denoising(model, ids, mask, times, generator, batch_size=64):
     """
     model.eval()
     device = next(model.parameters()).device
-    table, variance = model.table(), None
-    variance = model.embed(ids[mask].to(device)).var(0, unbiased=False).mean()
+    table = model.table()
     rows = {"mse": [], "accuracy": [], "baseline": []}
     for time_ in times:
         sums = torch.zeros(3, dtype=torch.float64)
@@ -556,7 +572,8 @@ def evaluate_denoising(model, ids, mask, times, generator, batch_size=64):
         for row, value in zip(rows.values(), sums / mask.sum()):
             row.append(value)
     result = {name: torch.stack(values) for name, values in rows.items()}
-    result["normalised"] = result["mse"] / variance.double().cpu()
+    occurring = model.embed(ids[mask].to(device)).cpu()
+    result["normalised"] = normalised_mse(result["mse"], occurring)
     return result
 
 
