@@ -16,6 +16,7 @@ from . import noising, resources, schedules, text
 __all__ = [
     "STEPS",
     "Generation",
+    "Guesser",
     "Trajectory",
     "ancestral_step",
     "clamp",
@@ -25,6 +26,7 @@ __all__ = [
     "generate_ids",
     "reverse_times",
     "sample",
+    "staggered_times",
 ]
 
 STEPS = ("ancestral", "deterministic")
@@ -49,6 +51,30 @@ def reverse_times(num_steps):
     """
     num_steps = schedules.check_num_steps(num_steps)
     return torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
+
+
+def staggered_times(num_steps, length, stagger):
+    """Times by position: the left of the text goes first, the right later.
+
+    Every position goes from 1 to 0 in a window of its own. With ``stagger``
+    1 the last begins when the first is done; with 0 all go together (Wu et
+    al., 2023, choose the speeds otherwise).
+
+    Parameters
+    ----------
+    num_steps, length : int
+    stagger : float
+        0 or more; the windows overlap less and less.
+
+    Returns
+    -------
+    tensor, shape ``(num_steps + 1, length, 1)``, float64
+    """
+    if not 0 <= stagger < float("inf"):
+        raise ValueError(f"stagger must be 0 or more; got {stagger}")
+    clock = (1 + stagger) * reverse_times(num_steps)[:, None]
+    delay = stagger * torch.linspace(1, 0, length, dtype=torch.float64)
+    return (clock - delay).clamp(0, 1)[..., None]
 
 
 def ancestral_step(x0_hat, zt, schedule, t, s, eps):
@@ -124,11 +150,18 @@ class Trajectory:
         The time of each evaluation, from 1 downwards.
     x0_hat, zt : list of tensors, each ``(batch, length, dim)``
         The guess at that time and the points it was made from.
+    ids : list of tensors, each ``(batch, length)``
+        The guess rounded to tokens. Like ``confidence`` filled by
+        `generate_ids`, and empty after a bare `sample`.
+    confidence : list of tensors, each ``(batch, length)``
+        Probability of that token, see `Guesser`.
     """
 
     times: list = field(default_factory=list)
     x0_hat: list = field(default_factory=list)
     zt: list = field(default_factory=list)
+    ids: list = field(default_factory=list)
+    confidence: list = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -145,6 +178,7 @@ def sample(
     trajectory=None,
     progress=False,
     device="cpu",
+    stagger=0.0,
 ):
     """Run the reverse process; the network is evaluated once a step.
 
@@ -166,6 +200,9 @@ def sample(
         Filled as the sample moves.
     progress : bool
         Show a progress bar.
+    stagger : float
+        How far the left is ahead of the right, see `staggered_times`; with
+        0 all positions have the same noise.
 
     Returns
     -------
@@ -180,6 +217,8 @@ def sample(
         is not finite.
     """
     times = reverse_times(num_steps)
+    if stagger:
+        times = staggered_times(num_steps, shape[1], stagger)
     advance = _advance(step, schedule, shape, generator, device)
     hold = _hold(known, keep, shape)
     zt = torch.randn(shape, generator=generator).to(device)
@@ -187,7 +226,7 @@ def sample(
         list(pairwise(times)), disable=not progress, desc="denoising"
     )
     for t, s in bar:
-        zt, per_position = hold(zt), t.expand(shape[:2])
+        zt, per_position = hold(zt), t.reshape(-1).expand(shape[:2])
         if keep is not None:
             per_position = per_position.where(~keep.cpu(), 0.0)
         x0_hat = denoise(zt, per_position.to(device))
@@ -196,10 +235,11 @@ def sample(
             x0_hat = snap(x0_hat)
         x0_hat = hold(x0_hat)
         if trajectory is not None:
-            trajectory.times.append(float(t))
+            trajectory.times.append(float(t.mean()))
             trajectory.x0_hat.append(x0_hat.cpu())
             trajectory.zt.append(zt.cpu())
-        zt = advance(x0_hat, zt, t, s)
+        # Where the time stands still, so do the points.
+        zt = advance(x0_hat, zt, t, s).where((s < t).to(device), zt)
     return x0_hat
 
 
@@ -245,7 +285,7 @@ def _check_guess(x0_hat, shape, t):
         )
     if not bool(torch.isfinite(x0_hat).all()):
         raise ValueError(
-            f"the denoiser's guess at t = {float(t):.3f} is not finite: it "
+            f"the denoiser's guess at t = {float(t.mean()):.3f} is not finite: it "
             "holds NaN or infinity; has its training diverged?"
         )
 
@@ -287,6 +327,71 @@ def empirical_denoiser(points, schedule):
     return denoise
 
 
+class Guesser:
+    """A model as `sample` wants it, with what it remembers between steps.
+
+    With self-conditioning the guess of the last step is an input of the
+    next: no further evaluation of the network. With a mixture head the
+    tokens are those of the largest logits; otherwise the nearest.
+
+    Parameters
+    ----------
+    model : DBLM
+    metric : {"euclidean", "cosine", "dot"}
+        Of the rounding, without a mixture head.
+    snap : bool
+        Clamp each guess to the nearest embedding.
+
+    Attributes
+    ----------
+    ids : tensor of ids, shape ``(batch, length)``
+        The last guess, rounded.
+    confidence : tensor, shape ``(batch, length)``
+        The probability of that token. Without a mixture head there is none:
+        then it is that of a token drawn with odds exp(-distance² / 2 v),
+        where v is the squared distance a coordinate of the guess from its
+        nearest token. It only says whether a second token is as near.
+    """
+
+    def __init__(self, model, metric="euclidean", snap=False):
+        config = getattr(model, "config", None)
+        self.mixture = getattr(config, "head", "vector") == "mixture"
+        self.remembers = bool(getattr(config, "self_conditioning", 0))
+        self.model, self.metric, self.snap = model, metric, snap
+        self.table = model.table()
+        self.previous = self.answer = None
+
+    def __call__(self, zt, t):
+        if self.mixture:
+            self.answer = self.model(
+                zt, t, previous=self.previous, logits=True
+            )
+            x0_hat = self.model.mix(self.answer)
+        else:
+            x0_hat = self.answer = self.model(zt, t)
+        if self.snap:
+            x0_hat = self.table[self.ids]
+        if self.remembers:
+            self.previous = x0_hat
+        return x0_hat
+
+    @property
+    def ids(self):
+        """The last guess, rounded."""
+        if self.mixture:
+            return self.answer.argmax(dim=-1)
+        return noising.nearest(self.answer, self.table, self.metric)
+
+    @property
+    def confidence(self):
+        """The probability of each of these ids."""
+        if self.mixture:
+            return self.answer.softmax(dim=-1).amax(dim=-1)
+        first, second = noising.nearest_two(self.answer, self.table).unbind(-1)
+        variance = (first**2 / self.table.shape[1]).clamp(min=1e-12)
+        return torch.sigmoid((second**2 - first**2) / (2 * variance))
+
+
 @torch.no_grad()
 def generate_ids(
     model,
@@ -301,6 +406,7 @@ def generate_ids(
     metric="euclidean",
     trajectory=None,
     progress=False,
+    stagger=0.0,
 ):
     """Sample token ids from a denoiser; also `DBLM.generate`.
 
@@ -315,7 +421,7 @@ def generate_ids(
         Length of the canvas, prompt included.
     num_return_sequences : int
         Samples for each prompt.
-    num_steps, generator, step, trajectory, progress
+    num_steps, generator, step, trajectory, progress, stagger
         See `sample`.
     snap : bool
         Clamp each guess to the nearest embedding.
@@ -340,24 +446,35 @@ def generate_ids(
     )
     canvas, given = canvas.to(device), given.to(device)
     prompted = bool(given.any())
-    x0_hat = sample(
-        lambda zt, t: model(zt, t),
+    known = model.embed(canvas) if prompted else None
+    guesser = Guesser(model, metric, snap)
+
+    def denoise(zt, t):
+        x0_hat = guesser(zt, t)
+        if trajectory is not None:
+            # The prompt's own ids, not its rounded ones: two tokens may
+            # share an embedding.
+            ids = torch.where(given, canvas, guesser.ids)
+            sure = guesser.confidence.masked_fill(given, 1.0)
+            trajectory.ids.append(ids.cpu())
+            trajectory.confidence.append(sure.cpu())
+        return x0_hat
+
+    sample(
+        denoise,
         model.schedule,
         (*canvas.shape, table.shape[1]),
         num_steps,
         generator=generator,
         step=step,
-        known=model.embed(canvas) if prompted else None,
+        known=known,
         keep=given if prompted else None,
-        snap=(lambda x: clamp(x, table)) if snap else None,
         trajectory=trajectory,
         progress=progress,
         device=device,
+        stagger=stagger,
     )
-    # The prompt's own ids, not its rounded ones: two tokens may share an
-    # embedding.
-    ids = noising.nearest(x0_hat, table, metric)
-    return torch.where(given, canvas, ids)
+    return torch.where(given, canvas, guesser.ids)
 
 
 def _canvas(input_ids, keep, max_length, count, vocab_size):

@@ -11,12 +11,15 @@ import math
 import torch
 from torch import nn
 from transformers import GPT2Config, GPT2Model, GPT2PreTrainedModel
+from transformers import initialization as init
 
 from . import noising, resources, schedules
 
 __all__ = [
     "CONDITIONINGS",
     "DBLM",
+    "HEADS",
+    "LOSSES",
     "DBLMConfig",
     "DenoiserBase",
     "attention_mask_4d",
@@ -26,6 +29,11 @@ __all__ = [
 ]
 
 CONDITIONINGS = ("none", "time")
+HEADS = ("vector", "mixture")
+LOSSES = ("mse", "ce")
+# Beyond this signal-to-noise ratio a token is certain: the likelihood stops
+# growing there, and stays finite at t = 0.
+_LARGEST_SNR = 100.0
 
 
 class DBLMConfig(GPT2Config):
@@ -48,6 +56,28 @@ class DBLMConfig(GPT2Config):
     schedule : str
         Name of the noise schedule, see `schedules.get_schedule`.
     schedule_options : dict, optional
+    head : {"vector", "mixture"}
+        Whether the network answers with a vector, or with a probability for
+        each token; the guess is then the mean of the tokens' embeddings
+        (Dieleman et al., 2022). Chapter 7, as all that follows.
+    loss : {"mse", "ce"}
+        Mean squared error of the guess, or cross-entropy of the tokens,
+        which needs the mixture head.
+    input_std : float, optional
+        Standard deviation with which noised points enter the trunk of a new
+        model: the projection starts at unit variance, and this multiplies
+        what enters. If left out, GPT-2's own initialisation decides.
+    self_conditioning : float
+        Share of the training sequences whose first guess is an input of a
+        second one (Chen et al., 2023). In sampling the guess of the last
+        step serves. 0 switches it off.
+    likelihood : bool
+        Add to the mixture's logits how likely each token makes the noised
+        point: the network need only learn what the context says (Gulrajani
+        & Hashimoto, 2023).
+    clean_rate : float
+        Share of the training sequences in which a random share of the
+        positions stays clean.
     **kwargs
         Those of `transformers.GPT2Config`.
     """
@@ -63,13 +93,24 @@ class DBLMConfig(GPT2Config):
         train_embeddings=False,
         schedule="linear",
         schedule_options=None,
+        head="vector",
+        loss="mse",
+        input_std=None,
+        self_conditioning=0.0,
+        likelihood=False,
+        clean_rate=0.0,
         **kwargs,
     ):
-        if conditioning not in CONDITIONINGS:
-            raise ValueError(
-                f"unknown conditioning {conditioning!r}; "
-                f"choose one of {', '.join(CONDITIONINGS)}"
-            )
+        for field, value, known in (
+            ("conditioning", conditioning, CONDITIONINGS),
+            ("head", head, HEADS),
+            ("loss", loss, LOSSES),
+        ):
+            if value not in known:
+                raise ValueError(
+                    f"unknown {field} {value!r}; "
+                    f"choose one of {', '.join(known)}"
+                )
         if embed_dim is not None and not (
             isinstance(embed_dim, int) and embed_dim >= 1
         ):
@@ -84,12 +125,42 @@ class DBLMConfig(GPT2Config):
         self.schedule = schedule
         self.schedule_options = schedule_options or {}
         schedules.get_schedule(schedule, **self.schedule_options)
+        _check_repairs(head, loss, likelihood, self_conditioning, input_std)
+        for field, value in (
+            ("self_conditioning", self_conditioning),
+            ("clean_rate", clean_rate),
+        ):
+            if not 0 <= value <= 1:
+                raise ValueError(
+                    f"{field} is a share, from 0 to 1; got {value}"
+                )
+        self.head = head
+        self.loss = loss
+        self.input_std = input_std
+        self.self_conditioning = self_conditioning
+        self.likelihood = likelihood
+        self.clean_rate = clean_rate
         super().__init__(**kwargs)
         if conditioning == "time" and self.n_embd % 2:
             raise ValueError(
                 "to be told the time, half of the hidden states are sines and "
                 f"half cosines: n_embd must be even; got {self.n_embd}"
             )
+
+
+def _check_repairs(head, loss, likelihood, self_conditioning, input_std):
+    """Refuse fields that need another one which is not set."""
+    if head == "vector" and (loss == "ce" or likelihood):
+        wrong = "loss='ce'" if loss == "ce" else "likelihood=True"
+        raise ValueError(
+            f"{wrong} needs a probability for each token: set head='mixture'"
+        )
+    if self_conditioning and loss != "ce":
+        raise ValueError(
+            "self_conditioning is trained by cross-entropy only: set loss='ce'"
+        )
+    if input_std is not None and not 0 < input_std < math.inf:
+        raise ValueError(f"input_std must be positive; got {input_std}")
 
 
 def noise_embedding(t, dim):
@@ -262,6 +333,116 @@ class DenoiserBase(GPT2PreTrainedModel):
             )
         return t if t.ndim == 2 else t.reshape(-1, 1).expand(batch, 1)
 
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if self.config.input_std is None:
+            return
+        # Unit variance in, unit variance out; `enter` then scales it down.
+        if getattr(module, "enters", False):
+            init.normal_(module.weight, std=module.in_features**-0.5)
+        if getattr(module, "starts_at_zero", False):
+            init.zeros_(module.weight)
+
+    def add_repairs(self):
+        """Chapter 7: the layers that its repairs need; none by default."""
+        config, dim = self.config, self.embeddings.embedding_dim
+        for layer in self.entrance():
+            layer.enters = True
+        if config.head == "mixture":
+            self.project_out = nn.Linear(config.hidden_size, config.vocab_size)
+        if config.self_conditioning:
+            self.project_guess = nn.Linear(dim, config.hidden_size, bias=False)
+            self.project_guess.starts_at_zero = True
+
+    def entrance(self):
+        """Linear layers by which points and times enter the trunk."""
+        layers = [self.project_in, *getattr(self, "noise_mlp", ())]
+        return [layer for layer in layers if isinstance(layer, nn.Linear)]
+
+    def enter(self, hidden, previous=None):
+        """Chapter 7: add a previous guess, and bring to the trunk's scale.
+
+        Parameters
+        ----------
+        hidden : tensor, shape ``(batch, length, hidden_size)``
+        previous : tensor, shape ``(batch, length, dim)``, optional
+            An earlier guess of x0; zeros and None mean that there is none.
+        """
+        if previous is not None:
+            if not self.config.self_conditioning:
+                raise ValueError(
+                    "this model was made without self_conditioning: "
+                    "it takes no previous guess"
+                )
+            hidden = hidden + self.project_guess(previous.to(hidden.dtype))
+        if self.config.input_std is not None:
+            hidden = hidden * self.config.input_std
+        return hidden
+
+    def answer(self, hidden, zt, t, logits=False):
+        """Chapter 7: from the trunk's last states to the guess of x0.
+
+        Parameters
+        ----------
+        hidden : tensor, shape ``(batch, length, hidden_size)``
+        zt, t
+            As `check_input` leaves them.
+        logits : bool
+            Answer with logits over the vocabulary instead.
+        """
+        output = self.project_out(hidden)
+        if self.config.head == "vector":
+            if logits:
+                raise ValueError(
+                    "this model answers with vectors, not with logits over "
+                    "tokens: set head='mixture'"
+                )
+            return output
+        output = output.float()
+        if self.config.likelihood:
+            output = output + self.log_likelihood(zt, t)
+        return output if logits else self.mix(output)
+
+    def log_likelihood(self, zt, t):
+        r"""Log-density of zt if each token were the right one.
+
+        .. math:: \log N(z_t; \alpha e_v, \sigma^2) = \mathrm{snr}
+                  \left(\frac{z_t}{\alpha} \cdot e_v
+                  - \frac{|e_v|^2}{2}\right) + \mathrm{const}
+
+        Parameters
+        ----------
+        zt : tensor, shape ``(batch, length, dim)``
+        t : tensor, shape ``(batch, 1)`` or ``(batch, length)``
+
+        Returns
+        -------
+        tensor, shape ``(batch, length, vocab)``, float32
+        """
+        alpha, snr = self.schedule.alpha(t), self.schedule.snr(t)
+        alpha, snr = (v.to(zt.device).float()[..., None] for v in (alpha, snr))
+        # bf16 has 8 bits: too few for a sum that decides between tokens.
+        with torch.autocast(zt.device.type, enabled=False):
+            scores = noising.token_scores(
+                zt.float() / alpha, self.table().float()
+            )
+            return snr.clamp(max=_LARGEST_SNR) * scores
+
+    def mix(self, logits):
+        """The mean of the tokens' embeddings under their probabilities.
+
+        Parameters
+        ----------
+        logits : tensor, shape ``(batch, length, vocab)``
+
+        Returns
+        -------
+        tensor, shape ``(batch, length, dim)``, float32
+            The guess of x0.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            return logits.softmax(dim=-1) @ self.table().float()
+
     def get_input_embeddings(self):
         return self.embeddings
 
@@ -307,9 +488,12 @@ class DBLM(DenoiserBase):
                 nn.SiLU(),
                 nn.Linear(hidden, hidden),
             )
+        self.add_repairs()  # Chapter 7; none by default
         self.post_init()
 
-    def forward(self, zt, t=None, attention_mask=None):
+    def forward(
+        self, zt, t=None, attention_mask=None, previous=None, logits=False
+    ):
         """Guess the clean embeddings.
 
         Parameters
@@ -320,6 +504,11 @@ class DBLM(DenoiserBase):
             Times; not needed without conditioning.
         attention_mask : bool tensor, shape ``(batch, length)``, optional
             False at padding.
+        previous : tensor, shape of ``zt``, optional
+            An earlier guess of x0, for a model with self-conditioning.
+        logits : bool
+            Answer with logits over tokens, shape ``(batch, length, vocab)``;
+            a mixture head only.
 
         Returns
         -------
@@ -338,11 +527,11 @@ class DBLM(DenoiserBase):
             code = noise_embedding(t, hidden.shape[-1])
             hidden = hidden + self.noise_mlp(code.to(hidden.dtype))
         output = self.trunk(
-            inputs_embeds=hidden,
+            inputs_embeds=self.enter(hidden, previous),
             attention_mask=attention_mask_4d(real, self.config.causal),
             use_cache=False,
         )
-        return self.project_out(output.last_hidden_state)
+        return self.answer(output.last_hidden_state, zt, t, logits)
 
 
 def load(name):

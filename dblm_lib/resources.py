@@ -206,8 +206,13 @@ def load_weights(kind, folder):
         If weights are missing, or do not fit the configuration. By itself
         `transformers` would fill the gaps with random numbers.
     """
+    import torch
+
     try:
-        model, report = kind.from_pretrained(folder, output_loading_info=True)
+        # Half-precision files are small; processors compute in float32.
+        model, report = kind.from_pretrained(
+            folder, output_loading_info=True, dtype=torch.float32
+        )
     except Exception as error:
         raise DataError(
             f"{folder}: the weights cannot be read ({error})"

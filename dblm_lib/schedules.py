@@ -10,6 +10,7 @@ All schedules here preserve variance. All of them compute in float64: near
 ``t = 0`` and ``t = 1`` the interesting quantity is a tiny difference.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -24,9 +25,11 @@ __all__ = [
     "Schedule",
     "Sigmoid",
     "Sqrt",
+    "Warped",
     "as_time",
     "check_num_steps",
     "closed_form",
+    "fit_warp",
     "forward_step",
     "get_schedule",
     "mixture_denoiser",
@@ -318,7 +321,101 @@ class LogUniform(Schedule):
         return level_squared / (1 + level_squared)
 
 
-SCHEDULES = {c.name: c for c in (Linear, Cosine, Sqrt, Sigmoid, LogUniform)}
+class Warped(Schedule):
+    r"""Noise levels given one by one, at equal steps of time.
+
+    Between them the logarithm of the level is interpolated in straight
+    lines. With the levels of `fit_warp` each stretch of time takes away
+    equally much information (Dieleman et al., 2022).
+    """
+
+    name = "warped"
+
+    def __init__(self, levels=(0.05, 20.0)):
+        levels = tuple(float(level) for level in levels)
+        rising = all(a < b for a, b in itertools.pairwise(levels))
+        if not (
+            len(levels) >= 2 and rising and 0 < levels[0] <= levels[-1] < 1e6
+        ):
+            raise ValueError(
+                "levels must be two or more positive numbers, each larger "
+                f"than the one before; got {levels}"
+            )
+        self.levels = levels
+
+    def _level_squared(self, t):
+        t = as_time(t)
+        logs = torch.tensor(self.levels, dtype=torch.float64).log().to(t)
+        place = t * (len(logs) - 1)
+        left = place.long().clamp(max=len(logs) - 2)
+        share = place - left
+        return torch.exp(
+            2 * (logs[left] * (1 - share) + logs[left + 1] * share)
+        )
+
+    def alpha_bar(self, t):
+        return 1 / (1 + self._level_squared(t))
+
+    def sigma_squared(self, t):
+        level_squared = self._level_squared(t)
+        return level_squared / (1 + level_squared)
+
+
+def fit_warp(levels, losses, count=17, trim=0.01):
+    """Noise levels between which a loss rises in equal steps.
+
+    Parameters
+    ----------
+    levels : sequence of float, shape ``(n,)``
+        Noise levels, rising.
+    losses : sequence of float, shape ``(n,)``
+        The loss measured at each: cross-entropy, or MSE / Var. Where it
+        falls by chance it is taken as level.
+    count : int
+        How many levels to return, at least 2.
+    trim : float in [0, 0.5)
+        Share of the rise that is left out at either end, where the loss is
+        flat and its place is chance.
+
+    Returns
+    -------
+    list of float, length ``count``
+        For `Warped`.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, levels do not rise, or the loss never does.
+    """
+    logs = torch.as_tensor(levels, dtype=torch.float64).log()
+    rise = torch.as_tensor(losses, dtype=torch.float64)
+    if logs.ndim != 1 or logs.shape != rise.shape or len(logs) < 2:
+        raise ValueError(
+            "levels and losses must be rows of one length, 2 at least; got "
+            f"{tuple(logs.shape)} and {tuple(rise.shape)}"
+        )
+    if not bool((logs.diff() > 0).all() and torch.isfinite(rise).all()):
+        raise ValueError("levels must rise, and losses be finite")
+    if count < 2 or not 0 <= trim < 0.5:
+        raise ValueError(
+            f"need count >= 2, 0 <= trim < 0.5; got {count}, {trim}"
+        )
+    rise = rise.cummax(dim=0).values
+    # Never quite flat: each level then has one place on the curve.
+    rise = rise + 1e-6 * (rise[-1] - rise[0]) * torch.linspace(0, 1, len(rise))
+    if rise[-1] <= rise[0]:
+        raise ValueError("the loss does not rise with the noise level")
+    shares = (rise - rise[0]) / (rise[-1] - rise[0])
+    wanted = torch.linspace(trim, 1 - trim, count, dtype=torch.float64)
+    right = torch.searchsorted(shares, wanted).clamp(1, len(shares) - 1)
+    left = right - 1
+    part = (wanted - shares[left]) / (shares[right] - shares[left])
+    return torch.exp(logs[left] + part * (logs[right] - logs[left])).tolist()
+
+
+SCHEDULES = {
+    c.name: c for c in (Linear, Cosine, Sqrt, Sigmoid, LogUniform, Warped)
+}
 
 
 def get_schedule(name, **options):

@@ -25,10 +25,15 @@ __all__ = [
     "PROPOSAL_SENTENCES",
     "History",
     "TrainConfig",
+    "cross_entropy_loss",
     "denoising_loss",
+    "draw_clean_neighbours",
+    "draw_for",
     "draw_noise",
     "evaluate_denoising",
+    "first_guess",
     "learning_rate",
+    "loss_for",
     "next_token_loss",
     "next_token_nats",
     "normalised_mse",
@@ -67,6 +72,8 @@ class TrainConfig:
         the model ends with the averaged weights.
     precision : {"fp32", "bf16"}
         bf16 autocast is two to three times faster on many processors.
+    embedding_rate : float
+        Factor on the learning rate of the embeddings, if they are trained.
     seed : int
     log_every, save_every : int
         Steps between points of the loss curve and between checkpoints
@@ -83,12 +90,19 @@ class TrainConfig:
     clip: float = 1.0
     ema: float = 0.0
     precision: str = "fp32"
+    embedding_rate: float = 1.0
     seed: int = 0
     log_every: int = 10
     save_every: int = 0
 
     def __post_init__(self):
-        positive = ("steps", "batch_size", "learning_rate", "log_every")
+        positive = (
+            "steps",
+            "batch_size",
+            "learning_rate",
+            "embedding_rate",
+            "log_every",
+        )
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(
@@ -167,7 +181,8 @@ def denoising_loss(model, batch):
     model : DBLM, possibly wrapped for several processes
     batch : dict
         ``ids``, ``mask``, ``t``, ``eps``, and ``weight``, which shares out
-        the mean: zero at padding, summing to one.
+        the mean: zero at padding, summing to one; from Chapter 7 on also
+        ``keep``, the positions that are not noised.
 
     Returns
     -------
@@ -175,11 +190,103 @@ def denoising_loss(model, batch):
         Squared error a coordinate, averaged over real positions.
     """
     bare = getattr(model, "module", model)
-    x0 = bare.embed(batch["ids"])
-    zt, _ = noising.add_noise(x0, batch["t"], bare.schedule, eps=batch["eps"])
+    x0, keep = bare.embed(batch["ids"]), batch.get("keep")
+    zt, _ = noising.add_noise(
+        x0, batch["t"], bare.schedule, eps=batch["eps"], keep=keep
+    )
     x0_hat = model(zt, batch["t"], batch["mask"])
     error = (x0_hat.float() - x0).square().mean(dim=-1)
     return (error * batch["weight"]).sum()
+
+
+def draw_clean_neighbours(model, ids, generator):
+    """Draw noise of which some positions of some sequences are spared.
+
+    In a share ``clean_rate`` of the sequences a random share of positions
+    stays clean, and the others are noised to a time in the noisier half of
+    the schedule: they have little of their own to go by, and must look at
+    their neighbours. It is also what a prompt looks like. Chapter 7.
+
+    Returns
+    -------
+    dict
+        ``t``, shape ``(batch, length)``, 0 at clean positions; ``eps`` as
+        in `draw_noise`; ``keep``, bool, shape ``(batch, length)``, True at
+        clean positions.
+    """
+    noise = draw_noise(model, ids, generator)
+    count = len(ids)
+    spared = torch.rand(count, generator=generator) < model.config.clean_rate
+    share = torch.rand(count, 1, generator=generator)
+    keep = torch.rand(ids.shape, generator=generator) < share
+    keep &= spared[:, None]
+    t = torch.where(spared, 0.5 + noise["t"] / 2, noise["t"])
+    t = t[:, None].expand(ids.shape).masked_fill(keep, 0.0)
+    return {"t": t, "eps": noise["eps"], "keep": keep}
+
+
+def draw_for(model):
+    """The function that draws noise as a model's configuration asks."""
+    return draw_clean_neighbours if model.config.clean_rate else draw_noise
+
+
+def loss_for(model):
+    """The loss that a model's configuration asks for."""
+    return {"mse": denoising_loss, "ce": cross_entropy_loss}[model.config.loss]
+
+
+def cross_entropy_loss(model, batch):
+    """Cross-entropy of the clean tokens given the noised ones, in nats.
+
+    Parameters
+    ----------
+    model : DBLM with a mixture head, possibly wrapped
+    batch : dict
+        As for `denoising_loss`.
+
+    Returns
+    -------
+    scalar tensor
+        Nats a position that was noised. No bound of the likelihood: it
+        depends on which noise levels are drawn.
+    """
+    bare = getattr(model, "module", model)
+    x0, keep = bare.embed(batch["ids"]), batch.get("keep")
+    zt, _ = noising.add_noise(
+        x0, batch["t"], bare.schedule, eps=batch["eps"], keep=keep
+    )
+    guess = first_guess(bare, zt, batch["t"], batch["mask"])
+    logits = model(zt, batch["t"], batch["mask"], guess, logits=True)
+    nats = F.cross_entropy(
+        logits.transpose(1, 2), batch["ids"], reduction="none"
+    )
+    return (nats * batch["weight"]).sum()
+
+
+@torch.no_grad()
+def first_guess(model, zt, t, mask):
+    """A guess without a previous one, for some sequences (Chen et al., 2023).
+
+    Parameters
+    ----------
+    model : DBLM
+    zt : tensor, shape ``(batch, length, dim)``
+    t, mask
+        As `DBLM.forward` takes them.
+
+    Returns
+    -------
+    tensor, shape of ``zt``, or None
+        The guess for a share ``self_conditioning`` of the sequences (the
+        rows are in random order already), zeros for the others; None where
+        the configuration asks for none.
+    """
+    count = round(model.config.self_conditioning * len(zt))
+    if not count:
+        return None
+    guess = torch.zeros_like(zt)
+    guess[:count] = model(zt[:count], t[:count], mask[:count]).to(zt.dtype)
+    return guess
 
 
 def next_token_nats(model, ids):
@@ -229,8 +336,8 @@ def train(
     ids,
     mask,
     config,
-    loss=denoising_loss,
-    draw=draw_noise,
+    loss=None,
+    draw="model",
     folder=None,
     resume=False,
     progress=True,
@@ -248,9 +355,10 @@ def train(
     ids, mask : tensors, shape ``(n, length)``
         The texts, see `text.encode_batch`.
     config : TrainConfig
-    loss : callable ``(model, batch) -> scalar``
+    loss : callable ``(model, batch) -> scalar``, optional
+        The one of `loss_for` if left out.
     draw : callable ``(model, ids, generator) -> dict``, or None
-        The random numbers of a batch.
+        The random numbers of a batch; those of `draw_for` if left out.
     folder : path, optional
         Where checkpoints go.
     resume : bool
@@ -274,6 +382,8 @@ def train(
             "ids and mask must have one shape (n, length) with n > 0; got "
             f"{tuple(ids.shape)} and {tuple(mask.shape)}"
         )
+    loss = loss or loss_for(model)
+    draw = draw_for(model) if draw == "model" else draw
     accelerator = accelerator or _where_the_model_is(model)
     optimizer = _optimizer(model, config)
     average = _Average(model, config.ema)
@@ -296,7 +406,8 @@ def train(
     for step in bar:
         batch = _batch(bare, ids, mask, draw, step, config, accelerator)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
+            rate = learning_rate(step, config)
+            group["lr"] = rate * group.get("rate", 1.0)
         with torch.autocast(
             accelerator.device.type,
             dtype=torch.bfloat16,
@@ -358,24 +469,36 @@ def _batch(model, ids, mask, draw, step, config, accelerator):
     batch = {"ids": ids[rows], "mask": mask[rows]}
     if draw is not None:
         batch |= draw(model, batch["ids"], generator)
-    # Each process weighs its rows by the real positions of the whole batch;
+    # Each process weighs its rows by the positions of the whole batch;
     # the processes' gradients are averaged afterwards, hence the factor.
     processes = accelerator.num_processes
-    real = batch["mask"].float()
-    batch["weight"] = real / real.sum() * processes
+    counted = batch["mask"]
+    if "keep" in batch:  # what was not noised is no task
+        counted = counted & ~batch["keep"]
+    counted = counted.float()
+    batch["weight"] = counted / counted.sum().clamp(min=1) * processes
     mine = slice(accelerator.process_index, None, processes)
     return {k: v[mine].to(accelerator.device) for k, v in batch.items()}
 
 
 def _optimizer(model, config):
-    weights = [p for p in model.parameters() if p.requires_grad]
-    if not weights:
+    """Decay for matrices only; embeddings may learn at a rate of their own."""
+    kinds = {"embeddings": [], "matrices": [], "vectors": []}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            kind = "matrices" if p.ndim >= 2 else "vectors"
+            if name == "embeddings.weight" and config.embedding_rate != 1:
+                kind = "embeddings"
+            kinds[kind].append(p)
+    if not any(kinds.values()):
         raise ValueError("the model has no weights to train")
     if config.optimizer == "adam":
+        weights = [p for p in model.parameters() if p.requires_grad]
         return torch.optim.Adam(weights, lr=config.learning_rate)
     groups = [
-        {"params": [p for p in weights if p.ndim >= 2]},
-        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
+        {"params": kinds["matrices"]},
+        {"params": kinds["vectors"], "weight_decay": 0.0},
+        {"params": kinds["embeddings"], "rate": config.embedding_rate},
     ]
     return torch.optim.AdamW(
         [g for g in groups if g["params"]],
