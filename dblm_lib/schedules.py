@@ -121,6 +121,38 @@ class Schedule:
         """Noise per unit of signal, sigma / alpha; infinite if alpha is 0."""
         return self.sigma(t) / self.alpha(t)
 
+    def time_of(self, level):
+        """The time at which a noise level is reached, by bisection.
+
+        Parameters
+        ----------
+        level : float
+            sigma / alpha, above 0.
+
+        Returns
+        -------
+        tensor, shape ``()``, float64
+            0 or 1 where the schedule does not reach down or up to it.
+
+        Raises
+        ------
+        ValueError
+            If the level is not positive.
+        """
+        if not level > 0:
+            raise ValueError(f"a noise level must be positive; got {level}")
+        below = torch.tensor(0.0, dtype=torch.float64)
+        above = torch.tensor(1.0, dtype=torch.float64)
+        if self.noise_level(below) >= level:
+            return below
+        for _ in range(60):
+            middle = (below + above) / 2
+            if self.noise_level(middle) < level:
+                below = middle
+            else:
+                above = middle
+        return above
+
     def discretise(self, num_steps, max_beta=0.999):
         """Cut the schedule into ``num_steps`` Markov steps.
 

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from dblm_lib import metrics, resources, tales, text, training
+from dblm_lib import ladder, metrics, resources, tales, text, training
 
 TRAIN_TALES = 100_000
 VALID_TALES = 1_000
@@ -133,6 +133,38 @@ def make_tales_gpt2(folder, source):
         "coherent_share_of_500": round(share, 4),
         "broken": dict(broken),
     }
+
+
+def train_tales_dblm():
+    """The top of the ladder, trained to the budget; resumes by itself.
+
+    First a short run over a wide range of noise, to whose loss the range is
+    fitted; then the model itself.
+    """
+    import torch
+
+    tokenizer = resources.load_tokenizer()
+    train, valid = ladder.canvases(tokenizer, TRAIN_TALES)
+    everywhere = torch.ones_like(train, dtype=torch.bool)
+    top = len(ladder.RUNGS) - 1
+    work = WORK / "tales-dblm"
+
+    def trained(levels, folder, **changes):
+        model = ladder.build(top, levels, seed=0).to(resources.device())
+        config = ladder.recipe(batch_size=64, save_every=250, **changes)
+        history = training.train(
+            model, train, everywhere, config, folder=folder, resume=True
+        )
+        return model.cpu(), config, history
+
+    file = work / "levels.json"
+    if not file.is_file():
+        wide = ladder.FIT_LEVELS[3:-2]
+        model, _, _ = trained(wide, work / "fit", steps=600)
+        levels = ladder.fit_levels(model, valid[:256], trim=0.005)
+        file.write_text(json.dumps(levels), "utf-8")
+    levels = json.loads(file.read_text("utf-8"))
+    return trained(levels, work / "main", steps=8000, ema=0.995)
 
 
 MAKERS = {

@@ -1,0 +1,362 @@
+r"""The ladder: from the proposal to a model that writes, a change at a time.
+
+Chapter 7. Each rung adds to the one below it, most of them by one field of
+`DBLMConfig`. All are trained by the same loop, on the same tales, for the
+same number of steps, and measured by the same table.
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from . import denoiser, noising, resources, schedules, text, training
+
+__all__ = [
+    "FIT_LEVELS",
+    "RUNGS",
+    "SEQ_LEN",
+    "TRAIN_TALES",
+    "Rung",
+    "build",
+    "canvases",
+    "fit_levels",
+    "level_report",
+    "options_up_to",
+    "recipe",
+    "run",
+]
+
+SEQ_LEN = 64
+TRAIN_TALES = 100_000
+# Noise levels at which a loss is measured before a range is fitted to it.
+FIT_LEVELS = tuple(0.1 * 400 ** (i / 24) for i in range(25))
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One change on the way from the proposal to a model that writes.
+
+    Attributes
+    ----------
+    name : str
+        A word for tables and files.
+    title : str
+        What changes, in a few words.
+    changes : dict
+        Fields of `DBLMConfig`.
+    fitted : bool
+        Whether the noise range is fitted to the loss from here on.
+    backbone : bool
+        Whether training starts from `tales-gpt2`, or from chance.
+    """
+
+    name: str
+    title: str
+    changes: dict = field(default_factory=dict)
+    fitted: bool = False
+    backbone: bool = True
+
+
+RUNGS = (
+    Rung(
+        "proposal",
+        "as proposed, trained longer",
+        {"causal": True, "conditioning": "none"},
+    ),
+    Rung(
+        "both-sides",
+        "sees both sides, is told the noise",
+        {"causal": False, "conditioning": "time"},
+    ),
+    Rung(
+        "low-dim",
+        "normalised embeddings, 32 dimensions",
+        {"embed_dim": 32, "normalise_embeddings": True, "input_std": 1.0},
+    ),
+    Rung(
+        "input-scale",
+        "inputs at the scale of GPT-2's embeddings",
+        {"input_std": 0.05},
+    ),
+    Rung("range", "noise range fitted to the loss", fitted=True),
+    Rung("clean", "some positions clean in training", {"clean_rate": 0.7}),
+    Rung("mixture", "a mixture of tokens as the guess", {"head": "mixture"}),
+    Rung(
+        "cross-entropy",
+        "cross-entropy, learned embeddings",
+        {"loss": "ce", "train_embeddings": True},
+    ),
+    Rung(
+        "self-conditioning",
+        "the last guess is an input",
+        {"self_conditioning": 0.5},
+    ),
+    Rung("likelihood", "likelihood in the logits", {"likelihood": True}),
+    Rung(
+        "scratch",
+        "from chance instead of tales-gpt2",
+        {"input_std": 0.02},
+        backbone=False,
+    ),
+)
+
+
+def options_up_to(index, levels=None):
+    """Fields of `DBLMConfig` of a rung: its own and all below it.
+
+    Parameters
+    ----------
+    index : int
+    levels : list of float, optional
+        The fitted noise levels, needed from the rung "range" on.
+
+    Returns
+    -------
+    dict
+    """
+    options = {}
+    for rung in RUNGS[: index + 1]:
+        options |= rung.changes
+        if rung.fitted:
+            if levels is None:
+                raise ValueError(
+                    f"the rung {rung.name!r} needs levels: fit them to the "
+                    "loss of the rung below it, see fit_levels"
+                )
+            options |= {
+                "schedule": "warped",
+                "schedule_options": {"levels": list(levels)},
+            }
+    return options
+
+
+def build(index, levels=None, seed=0, backbone=None):
+    """A new model of a rung.
+
+    Parameters
+    ----------
+    index : int
+    levels
+        As in `options_up_to`.
+    seed : int
+        Of all weights that do not come from the backbone.
+    backbone : resources.Backbone, optional
+        The embedded GPT-2 if left out.
+
+    Returns
+    -------
+    denoiser.DBLM
+    """
+    backbone = backbone or resources.load_backbone("tales-gpt2")
+    torch.manual_seed(seed)
+    options = options_up_to(index, levels)
+    if RUNGS[index].backbone:
+        return denoiser.DBLM.from_backbone(backbone, **options)
+    fields = backbone.model.config.to_dict()
+    for name in ("model_type", "architectures", "transformers_version"):
+        fields.pop(name, None)
+    return denoiser.DBLM(denoiser.DBLMConfig(**{**fields, **options})).eval()
+
+
+def recipe(**changes):
+    """The training settings of every rung.
+
+    Parameters
+    ----------
+    **changes
+        Fields of `training.TrainConfig` that differ.
+
+    Returns
+    -------
+    training.TrainConfig
+    """
+    settings = {
+        "steps": 1200,
+        "batch_size": 32,
+        "learning_rate": 2e-3,
+        "warmup": 100,
+        "embedding_rate": 2.0,
+        "ema": 0.99,
+        "precision": "bf16",
+    }
+    return training.TrainConfig(**{**settings, **changes})
+
+
+def canvases(tokenizer, count=TRAIN_TALES):
+    """Tales on canvases whose every position counts.
+
+    Behind its end a tale is filled up with end-of-text tokens. They belong
+    to the task: a sampled canvas has no mask that says how long it will be.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerFast
+    count : int
+        Training tales.
+
+    Returns
+    -------
+    train, valid : tensors of ids, shape ``(n, SEQ_LEN)``
+    """
+    corpus = text.load("tales", size=count, valid_size=1_000)
+    train, _ = text.encode_batch(corpus.train, tokenizer, SEQ_LEN)
+    valid, _ = text.encode_batch(corpus.valid, tokenizer, SEQ_LEN)
+    return train, valid
+
+
+@torch.no_grad()
+def level_report(model, ids, levels, seed=0):
+    """How well a model denoises, noise level by noise level.
+
+    Parameters
+    ----------
+    model : denoiser.DBLM
+    ids : tensor of ids, shape ``(batch, length)``
+        Held-out texts; every position counts.
+    levels : sequence of float
+        Noise levels sigma / alpha. One that the schedule does not reach is
+        replaced by the nearest that it does.
+    seed : int
+        Of the noise.
+
+    Returns
+    -------
+    dict of lists, one entry a level
+        ``level``; ``accuracy`` of the rounded guess; ``baseline``, that of
+        rounding without a network; ``error``, MSE / Var; with a mixture head
+        ``nats``, the cross-entropy a position.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    schedule, table = model.schedule, model.table()
+    ids = ids.to(device)
+    x0 = model.embed(ids)
+    mixture = model.config.head == "mixture"
+    rows = {"level": [], "accuracy": [], "baseline": [], "error": []}
+    rows |= {"nats": []} if mixture else {}
+    for level in levels:
+        t = schedule.time_of(level)
+        generator = torch.Generator().manual_seed(seed)
+        zt, _ = noising.add_noise(x0, t, schedule, generator)
+        alpha = float(schedule.alpha(t))
+        rounded = noising.nearest(zt / alpha, table)
+        if mixture:
+            logits = model(zt, t, logits=True)
+            nats = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
+            rows["nats"].append(nats.item())
+            guess, x0_hat = logits.argmax(-1), model.mix(logits)
+        else:
+            x0_hat = model(zt, t)
+            guess = noising.nearest(x0_hat, table)
+        mse = (x0_hat - x0).square().mean()
+        rows["level"].append(float(schedule.noise_level(t)))
+        rows["accuracy"].append((guess == ids).float().mean().item())
+        rows["baseline"].append((rounded == ids).float().mean().item())
+        rows["error"].append(
+            training.normalised_mse(mse, x0.flatten(0, 1)).item()
+        )
+    return rows
+
+
+def fit_levels(model, ids, count=17, trim=0.01):
+    """Fit the range of noise to a model's own loss on held-out texts.
+
+    Parameters
+    ----------
+    model : denoiser.DBLM
+        Trained for a while on a wide range.
+    ids : tensor of ids, shape ``(batch, length)``
+    count, trim
+        As in `schedules.fit_warp`.
+
+    Returns
+    -------
+    list of float
+        Levels for `schedules.Warped`: between neighbours the loss rises by
+        equal steps.
+    """
+    report = level_report(model, ids, FIT_LEVELS)
+    reached = [
+        i
+        for i, level in enumerate(report["level"])
+        if i == 0 or level > report["level"][i - 1] * (1 + 1e-6)
+    ]
+    loss = report["nats" if "nats" in report else "error"]
+    return schedules.fit_warp(
+        [report["level"][i] for i in reached],
+        [loss[i] for i in reached],
+        count,
+        trim,
+    )
+
+
+def run(index, seed, folder, measure, progress=True, **changes):
+    """Train one rung, measure it, and keep what was measured.
+
+    A run that is already in ``folder`` is read, not repeated.
+
+    Parameters
+    ----------
+    index : int
+        Of `RUNGS`.
+    seed : int
+        Of weights, batches and noise.
+    folder : path
+        Where results go, one JSON file a run.
+    measure : callable ``model -> dict``
+        What is added to the report by noise level.
+    progress : bool
+    **changes
+        As in `recipe`.
+
+    Returns
+    -------
+    dict
+    """
+    folder = Path(folder)
+    rung = RUNGS[index]
+    file = folder / f"{index:02d}-{rung.name}-{seed}.json"
+    if file.is_file():
+        return json.loads(file.read_text("utf-8"))
+    levels = None
+    if any(r.fitted for r in RUNGS[: index + 1]):
+        before = next(i for i, r in enumerate(RUNGS) if r.fitted) - 1
+        below = run(before, seed, folder, measure, progress, **changes)
+        levels = below["fitted_levels"]
+    backbone = resources.load_backbone("tales-gpt2")
+    train, valid = canvases(backbone.tokenizer)
+    model = build(index, levels, seed, backbone)
+    config = recipe(seed=seed, **changes)
+    start = time.perf_counter()
+    history = training.train(
+        model,
+        train,
+        torch.ones_like(train, dtype=torch.bool),
+        config,
+        progress=progress,
+    )
+    seconds = time.perf_counter() - start
+    result = {
+        "rung": rung.name,
+        "title": rung.title,
+        "seed": seed,
+        "steps": config.steps,
+        "tokens_seen": config.steps * config.batch_size * SEQ_LEN,
+        "seconds": round(seconds),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps_logged": history.steps[::5],
+        "loss": [round(v, 5) for v in history.loss[::5]],
+        "by_level": level_report(model, valid[:128], FIT_LEVELS),
+        "fitted_levels": fit_levels(model, valid[:256]),
+        **measure(model),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(".tmp")
+    draft.write_text(json.dumps(result) + "\n", "utf-8")
+    os.replace(draft, file)
+    return result
