@@ -333,6 +333,17 @@ class DenoiserBase(GPT2PreTrainedModel):
             )
         return t if t.ndim == 2 else t.reshape(-1, 1).expand(batch, 1)
 
+    def as_bias(self, mask):
+        """A mask in the form that the chosen attention takes.
+
+        Scaled-dot-product attention takes True and False. The eager one,
+        faster on processors in training, adds numbers to its scores.
+        """
+        if self.config._attn_implementation != "eager":
+            return mask
+        bias = torch.zeros(mask.shape, device=mask.device)
+        return bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
+
     def _init_weights(self, module):
         super()._init_weights(module)
         if self.config.input_std is None:
@@ -423,10 +434,12 @@ class DenoiserBase(GPT2PreTrainedModel):
         alpha, snr = (v.to(zt.device).float()[..., None] for v in (alpha, snr))
         # bf16 has 8 bits: too few for a sum that decides between tokens.
         with torch.autocast(zt.device.type, enabled=False):
-            scores = noising.token_scores(
-                zt.float() / alpha, self.table().float()
-            )
-            return snr.clamp(max=_LARGEST_SNR) * scores
+            table, points = self.table().float(), zt.float() / alpha
+            # One product gives both terms: (z, -1/2) . (e, |e|^2).
+            half = torch.full_like(points[..., :1], -0.5)
+            points = torch.cat([points, half], dim=-1)
+            table = torch.cat([table, table.square().sum(1, True)], dim=1)
+            return (snr.clamp(max=_LARGEST_SNR) * points) @ table.T
 
     def mix(self, logits):
         """The mean of the tokens' embeddings under their probabilities.
@@ -528,7 +541,9 @@ class DBLM(DenoiserBase):
             hidden = hidden + self.noise_mlp(code.to(hidden.dtype))
         output = self.trunk(
             inputs_embeds=self.enter(hidden, previous),
-            attention_mask=attention_mask_4d(real, self.config.causal),
+            attention_mask=self.as_bias(
+                attention_mask_4d(real, self.config.causal)
+            ),
             use_cache=False,
         )
         return self.answer(output.last_hidden_state, zt, t, logits)

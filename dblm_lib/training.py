@@ -257,9 +257,10 @@ def cross_entropy_loss(model, batch):
     )
     guess = first_guess(bare, zt, batch["t"], batch["mask"])
     logits = model(zt, batch["t"], batch["mask"], guess, logits=True)
-    nats = F.cross_entropy(
-        logits.transpose(1, 2), batch["ids"], reduction="none"
-    )
+    ids = batch["ids"]
+    nats = F.cross_entropy(  # rows of logits lie together: much faster so
+        logits.flatten(0, 1), ids.flatten(), reduction="none"
+    ).view(ids.shape)
     return (nats * batch["weight"]).sum()
 
 
@@ -402,6 +403,7 @@ def train(
         mininterval=0.5,
     )
     model.train()
+    attention = _choose_attention(bare, accelerator.device)
     start, tokens = time.perf_counter(), 0
     for step in bar:
         batch = _batch(bare, ids, mask, draw, step, config, accelerator)
@@ -442,7 +444,27 @@ def train(
             accelerator.wait_for_everyone()
     average.copy_to(bare)
     bare.eval()
+    _set_attention(bare, attention)
     return history
+
+
+def _choose_attention(model, device):
+    """On a processor use eager attention; return what was there before.
+
+    For short texts its gradient takes a fifth of the time that the one of
+    scaled-dot-product attention takes (torch 2.13).
+    """
+    before = getattr(
+        getattr(model, "config", None), "_attn_implementation", None
+    )
+    if device.type == "cpu":
+        _set_attention(model, "eager" if before == "sdpa" else before)
+    return before
+
+
+def _set_attention(model, name):
+    if name is not None:
+        model.set_attn_implementation(name)
 
 
 def _where_the_model_is(model):
