@@ -26,6 +26,7 @@ _MODULES = (
     "decoding",
     "denoiser",
     "exercises",
+    "ladder",
     "metrics",
     "noising",
     "plots",

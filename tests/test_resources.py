@@ -498,6 +498,7 @@ FLOORS = {
     "decoding": 3,
     "metrics": 3,
     "diagnostics": 3,
+    "ladder": 3,
     "plots": 3,
     "denoiser": 2,
     "masking": 2,

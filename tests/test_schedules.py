@@ -18,6 +18,7 @@ from dblm_lib.schedules import (
     LogUniform,
     Sigmoid,
     Sqrt,
+    Warped,
     closed_form,
     forward_step,
     get_schedule,
@@ -273,6 +274,11 @@ def _exact(schedule, t):
             return 1 / (1 + mpmath.exp(-(x * (end - start) + start) / tau))
 
         bar = (rise(f(1)) - rise(t)) / (rise(f(1)) - rise(f(0)))
+    elif isinstance(schedule, Warped):
+        place = t * (len(schedule.levels) - 1)
+        left = min(int(mpmath.floor(place)), len(schedule.levels) - 2)
+        low, high = (f(v) for v in schedule.levels[left : left + 2])
+        bar = 1 / (1 + (low * (high / low) ** (place - left)) ** 2)
     else:
         low, high = f(schedule.low), f(schedule.high)
         bar = 1 / (1 + (low * (high / low) ** t) ** 2)
