@@ -176,7 +176,7 @@ def recipe(**changes):
     training.TrainConfig
     """
     settings = {
-        "steps": 1200,
+        "steps": 1000,
         "batch_size": 32,
         "learning_rate": 2e-3,
         "warmup": 100,
@@ -263,14 +263,14 @@ def level_report(model, ids, levels, seed=0):
     return rows
 
 
-def fit_levels(model, ids, count=17, trim=0.01):
+def fit_levels(report, count=17, trim=0.01):
     """Fit the range of noise to a model's own loss on held-out texts.
 
     Parameters
     ----------
-    model : denoiser.DBLM
-        Trained for a while on a wide range.
-    ids : tensor of ids, shape ``(batch, length)``
+    report : dict
+        What `level_report` said at `FIT_LEVELS` of a model that was trained
+        for a while on a wide range.
     count, trim
         As in `schedules.fit_warp`.
 
@@ -280,19 +280,10 @@ def fit_levels(model, ids, count=17, trim=0.01):
         Levels for `schedules.Warped`: between neighbours the loss rises by
         equal steps.
     """
-    report = level_report(model, ids, FIT_LEVELS)
-    reached = [
-        i
-        for i, level in enumerate(report["level"])
-        if i == 0 or level > report["level"][i - 1] * (1 + 1e-6)
-    ]
-    loss = report["nats" if "nats" in report else "error"]
-    return schedules.fit_warp(
-        [report["level"][i] for i in reached],
-        [loss[i] for i in reached],
-        count,
-        trim,
-    )
+    loss = report.get("nats", report["error"])
+    # Levels out of a schedule's reach were replaced by its ends: once each.
+    points = dict(zip(report["level"], loss))
+    return schedules.fit_warp(list(points), list(points.values()), count, trim)
 
 
 def run(index, seed, folder, measure, progress=True, **changes):
@@ -341,6 +332,7 @@ def run(index, seed, folder, measure, progress=True, **changes):
         progress=progress,
     )
     seconds = time.perf_counter() - start
+    report = level_report(model, valid[:256], FIT_LEVELS)
     result = {
         "rung": rung.name,
         "title": rung.title,
@@ -351,8 +343,11 @@ def run(index, seed, folder, measure, progress=True, **changes):
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps_logged": history.steps[::5],
         "loss": [round(v, 5) for v in history.loss[::5]],
-        "by_level": level_report(model, valid[:128], FIT_LEVELS),
-        "fitted_levels": fit_levels(model, valid[:256]),
+        "by_level": {
+            name: [round(v, 5) for v in values]
+            for name, values in report.items()
+        },
+        "fitted_levels": fit_levels(report),
         **measure(model),
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -161,7 +161,8 @@ def train_tales_dblm():
     if not file.is_file():
         wide = ladder.FIT_LEVELS[3:-2]
         model, _, _ = trained(wide, work / "fit", steps=600)
-        levels = ladder.fit_levels(model, valid[:256], trim=0.005)
+        report = ladder.level_report(model, valid[:256], ladder.FIT_LEVELS)
+        levels = ladder.fit_levels(report, trim=0.005)
         file.write_text(json.dumps(levels), "utf-8")
     levels = json.loads(file.read_text("utf-8"))
     return trained(levels, work / "main", steps=8000, ema=0.995)
