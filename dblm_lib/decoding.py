@@ -239,7 +239,8 @@ def sample(
             trajectory.x0_hat.append(x0_hat.cpu())
             trajectory.zt.append(zt.cpu())
         # Where the time stands still, so do the points.
-        zt = advance(x0_hat, zt, t, s).where((s < t).to(device), zt)
+        t, s = t.to(device), s.to(device)
+        zt = advance(x0_hat, zt, t, s).where(s < t, zt)
     return x0_hat
 
 

@@ -430,7 +430,9 @@ class DenoiserBase(GPT2PreTrainedModel):
         -------
         tensor, shape ``(batch, length, vocab)``, float32
         """
-        alpha, snr = self.schedule.alpha(t), self.schedule.snr(t)
+        # Where a schedule ends without any signal, 0 / 0 stands for 0.
+        alpha = self.schedule.alpha(t).clamp(min=1e-6)
+        snr = self.schedule.snr(t)
         alpha, snr = (v.to(zt.device).float()[..., None] for v in (alpha, snr))
         # bf16 has 8 bits: too few for a sum that decides between tokens.
         with torch.autocast(zt.device.type, enabled=False):

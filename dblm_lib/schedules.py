@@ -370,8 +370,8 @@ class Warped(Schedule):
             len(levels) >= 2 and rising and 0 < levels[0] <= levels[-1] < 1e6
         ):
             raise ValueError(
-                "levels must be two or more positive numbers, each larger "
-                f"than the one before; got {levels}"
+                "levels must be two or more positive numbers below 1e6, each "
+                f"larger than the one before; got {levels}"
             )
         self.levels = levels
 

@@ -1,5 +1,6 @@
 """Schedules: against diffusers, exact arithmetic and direct integration."""
 
+import itertools
 import math
 
 import mpmath
@@ -41,6 +42,11 @@ ANY_SCHEDULE = st.one_of(
     st.builds(Sqrt, between(0, 0.01)),
     st.builds(Sigmoid, between(-9, -0.1), between(0.1, 9), between(0.2, 3)),
     st.builds(LogUniform, between(1e-3, 0.9), between(1, 1e3)),
+    st.builds(
+        lambda low, ratios: Warped(low * np.cumprod([1, *ratios])),
+        between(1e-3, 0.5),
+        st.lists(between(1.1, 4), min_size=1, max_size=8),
+    ),
 )
 TIME = between(0, 1)
 
@@ -245,6 +251,123 @@ def test_results_are_float64_and_have_the_shape_of_the_times(name, method):
         assert value.shape == torch.as_tensor(t).shape
     whole = function([0.25, 0.5, 0.75])
     torch.testing.assert_close(whole[1], function(0.5), rtol=0, atol=0)
+
+
+# Noise levels given one by one
+
+
+@given(between(1e-3, 0.9), between(1, 1e3), st.integers(2, 40), TIME)
+def test_levels_in_equal_factors_are_log_uniform(low, high, count, t):
+    """Two levels or forty: the straight line is the same."""
+    levels = np.geomspace(low, high, count)
+    warped, straight = Warped(levels), LogUniform(levels[0], levels[-1])
+    for method in ("alpha", "sigma", "alpha_bar", "sigma_squared"):
+        close(getattr(warped, method)(t), getattr(straight, method)(t), 1e-12)
+
+
+@given(st.lists(between(1.05, 9), min_size=1, max_size=12))
+def test_warped_visits_its_levels_at_equal_times(ratios):
+    """And halfway in time lies their geometric mean."""
+    levels = 0.01 * np.cumprod([1.0, *ratios])
+    levels = levels[levels < 1e6]
+    schedule, n = Warped(levels), len(levels) - 1
+    times = torch.linspace(0, 1, n + 1, dtype=torch.float64)
+    got = schedule.noise_level(times) / torch.as_tensor(levels)
+    close(got, torch.ones(n + 1), 1e-9)
+    middle = schedule.noise_level((times[1:] + times[:-1]) / 2)
+    product = torch.as_tensor(levels[1:] * levels[:-1])
+    close(middle**2 / product, torch.ones(n), 1e-9)
+
+
+@given(ANY_SCHEDULE, between(0.01, 1))
+def test_time_of_undoes_noise_level(schedule, t):
+    level = schedule.noise_level(t)
+    assume(1e-6 < level < 1e6)
+    found = schedule.time_of(level)
+    assert found.shape == () and found.dtype == torch.float64
+    assert float(found) == pytest.approx(t, abs=1e-6)
+    assert float(schedule.noise_level(found) / level) == pytest.approx(1)
+
+
+def test_time_of_a_level_out_of_reach_is_an_end():
+    schedule = LogUniform(0.1, 10)
+    assert schedule.time_of(0.05) == 0 and schedule.time_of(0.1) == 0
+    assert schedule.time_of(20) == 1
+    assert Sqrt().time_of(1e-3) == 0  # it starts with some noise
+    assert Linear().time_of(math.inf) == 1
+
+
+@pytest.mark.parametrize("level", [0, -1.0, math.nan])
+def test_time_of_no_level_is_refused(level):
+    with pytest.raises(ValueError, match="must be positive"):
+        Cosine().time_of(level)
+
+
+def sigmoid_loss(levels, middle, slope):
+    """A loss that rises from 0 to 3 around a noise level."""
+    x = slope * (torch.as_tensor(levels).double() / middle).log()
+    return 3 * torch.sigmoid(x)
+
+
+@given(between(0.3, 3), between(1, 3), st.integers(2, 30), between(0, 0.2))
+@settings(max_examples=50)
+def test_fitted_levels_part_the_rise_equally(middle, slope, count, trim):
+    """A known curve on a fine grid: its inverse gives the levels."""
+    grid = np.geomspace(1e-6, 1e5, 8000)
+    loss = sigmoid_loss(grid, middle, slope)
+    levels = schedules.fit_warp(grid, loss, count, trim)
+    rise = sigmoid_loss(levels, middle, slope).diff()
+    step = (1 - 2 * trim) * (loss[-1] - loss[0]) / (count - 1)
+    close(rise, step.expand(count - 1), 1e-3)
+    # log-odds of the shares, undone: the curve's own inverse
+    if trim > 0.01:
+        shares = torch.linspace(trim, 1 - trim, count).double()
+        wanted = middle * torch.exp(torch.logit(shares) / slope)
+        close(torch.tensor(levels) / wanted, torch.ones(count), 0.01)
+    assert Warped(levels).levels == tuple(levels)
+
+
+def test_fitted_levels_of_a_straight_line_are_geometric():
+    grid = np.geomspace(0.1, 10, 7)
+    got = schedules.fit_warp(grid, np.arange(7.0), count=5, trim=0)
+    close(got, np.geomspace(0.1, 10, 5), 1e-5)
+    inner = schedules.fit_warp(grid, np.arange(7.0), count=3, trim=0.25)
+    close(inner, np.geomspace(0.1, 10, 5)[1:4], 1e-5)
+
+
+def test_a_loss_that_dips_or_rests_still_gives_rising_levels():
+    loss = [0.0, 0.0, 1.0, 0.4, 1.0, 1.0, 2.0, 1.9]
+    levels = schedules.fit_warp(np.geomspace(0.1, 10, 8), loss, count=20)
+    assert all(a < b for a, b in itertools.pairwise(levels))
+    # From the third to the sixth nothing rises: hardly a level lies there.
+    assert sum(0.4 < v < 2.6 for v in levels) <= 1
+    Warped(levels)
+
+
+@pytest.mark.parametrize(
+    ("levels", "losses", "options", "words"),
+    [
+        ([1, 2], [1, 2, 3], {}, "one length"),
+        ([1], [1], {}, "2 at least"),
+        ([[1, 2]], [[1, 2]], {}, "one length"),
+        ([2, 1], [0, 1], {}, "levels must rise"),
+        ([0, 0], [0, 1], {}, "levels must rise"),
+        ([-1, 1], [0, 1], {}, "levels must rise"),
+        ([1, 2], [0, math.nan], {}, "finite"),
+        ([1, 2], [0, math.inf], {}, "finite"),
+        ([1, 2], [1, 1], {}, "does not rise"),
+        ([1, 2], [2, 1], {}, "does not rise"),
+        ([1, 2], [0, 1], {"count": 1}, "count >= 2"),
+        ([1, 2], [0, 1], {"trim": 0.5}, "trim < 0.5"),
+        ([1, 2], [0, 1], {"trim": -0.1}, "0 <= trim"),
+        ([1, 2], [0, 1], {"trim": math.nan}, "trim"),
+    ],
+)
+def test_losses_that_fit_no_schedule_are_refused(
+    levels, losses, options, words
+):
+    with pytest.raises(ValueError, match=words):
+        schedules.fit_warp(levels, losses, **options)
 
 
 # Exact arithmetic: what float64 must not lose
@@ -665,6 +788,13 @@ def test_a_cap_that_stops_all_steps_is_refused(cap):
         (LogUniform, {"low": 0}, "0 < low < high"),
         (LogUniform, {"low": 2, "high": 1}, "0 < low < high"),
         (LogUniform, {"high": math.inf}, "0 < low < high"),
+        (Warped, {"levels": [1.0]}, "two or more"),
+        (Warped, {"levels": [0.0, 1.0]}, "positive"),
+        (Warped, {"levels": [-1.0, 1.0]}, "positive"),
+        (Warped, {"levels": [1.0, 1.0]}, "larger than the one before"),
+        (Warped, {"levels": [1.0, 3.0, 2.0]}, "larger than the one before"),
+        (Warped, {"levels": [1.0, math.nan]}, "levels must be"),
+        (Warped, {"levels": [1.0, math.inf]}, "below 1e6"),
     ],
 )
 def test_options_that_make_no_schedule_are_refused(kind, options, words):
