@@ -135,6 +135,42 @@ def make_tales_gpt2(folder, source):
     }
 
 
+def make_ladder(folder, source, seeds=(0, 1)):
+    """Train every rung of the ladder, twice; keep what it measured and wrote.
+
+    The runs stand alone: to use more processors, start this several times
+    with other seeds first.
+    """
+    import torch
+
+    from dblm_lib import decoding
+
+    tokenizer = resources.load_tokenizer()
+
+    def write(model):
+        ids = decoding.generate_ids(
+            model,
+            num_return_sequences=100,
+            num_steps=64,
+            generator=torch.Generator().manual_seed(0),
+        )
+        return {"texts": text.decode_batch(ids, tokenizer)}
+
+    runs = []
+    for seed in seeds:
+        for index, rung in enumerate(ladder.RUNGS):
+            print(f"{rung.name}, seed {seed}", flush=True)
+            runs.append(ladder.run(index, seed, WORK / "ladder", write))
+    lines = ",\n".join(json.dumps(run) for run in runs)
+    (folder / "runs.json").write_text(f"[\n{lines}\n]\n", "utf-8")
+    return {
+        "runs": len(runs),
+        "steps": runs[0]["steps"],
+        "tokens_seen": runs[0]["tokens_seen"],
+        "seconds_of_training": sum(run["seconds"] for run in runs),
+    }
+
+
 def train_tales_dblm():
     """The top of the ladder, trained to the budget; resumes by itself.
 
@@ -172,6 +208,7 @@ MAKERS = {
     "tales": ("tales", make_tales),
     "tokenizer": ("tokenizer", make_tokenizer),
     "tales-gpt2": ("checkpoints/tales-gpt2", make_tales_gpt2),
+    "ladder": ("ladder", make_ladder),
 }
 
 
