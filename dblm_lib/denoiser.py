@@ -126,6 +126,10 @@ class DBLMConfig(GPT2Config):
         self.schedule_options = schedule_options or {}
         schedules.get_schedule(schedule, **self.schedule_options)
         _check_repairs(head, loss, likelihood, self_conditioning, input_std)
+        if likelihood and conditioning == "none":
+            raise ValueError(
+                "likelihood=True needs the noise level: set conditioning='time'"
+            )
         for field, value in (
             ("self_conditioning", self_conditioning),
             ("clean_rate", clean_rate),

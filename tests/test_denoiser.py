@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dblm_lib import denoiser, noising, resources
+from dblm_lib import decoding, denoiser, noising, resources, schedules
 
 VOCAB, DIM, LAYERS = 50, 32, 3
 
@@ -484,3 +484,292 @@ def test_a_space_wider_than_the_backbone_is_refused():
     """There are no more principal components than dimensions."""
     with pytest.raises(ValueError, match="embed_dim.*between 1 and 32"):
         denoiser.DBLM.from_backbone(backbone(), embed_dim=DIM + 1)
+
+
+# --- repairs (chapter 7) ----------------------------------------------------
+
+REPAIRED = {
+    "embed_dim": 8,
+    "normalise_embeddings": True,
+    "train_embeddings": True,
+    "head": "mixture",
+    "loss": "ce",
+    "input_std": 0.05,
+    "self_conditioning": 0.5,
+    "likelihood": True,
+    "clean_rate": 0.7,
+    "schedule": "warped",
+    "schedule_options": {"levels": [0.1, 0.7, 9.0]},
+}
+BY_NAME = pytest.mark.parametrize("name", sorted(schedules.SCHEDULES))
+
+
+def repaired(seed=0, **options):
+    """Return a new small denoiser with all repairs but those changed."""
+    torch.manual_seed(seed)
+    fields = {
+        "vocab_size": VOCAB,
+        "n_positions": 80,
+        "n_embd": DIM,
+        "n_layer": LAYERS,
+        "n_head": 4,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+    }
+    config = denoiser.DBLMConfig(**{**fields, **REPAIRED, **options})
+    return denoiser.DBLM(config).eval()
+
+
+def test_by_default_nothing_is_repaired():
+    """Part I's model: the same weights, and what enters goes in as it is."""
+    model = make()
+    names = {name.split(".")[0] for name, _ in model.named_parameters()}
+    assert names == {"embeddings", "trunk", "noise_mlp"}
+    hidden = points()
+    assert model.enter(hidden) is hidden
+    assert model.answer(hidden, None, None) is hidden
+
+
+def test_mixture_is_the_mean_embedding():
+    """Softmax times table, and so inside the tokens' convex hull."""
+    model = repaired()
+    zt = points(dim=8)
+    with torch.no_grad():
+        logits = model(zt, 0.5, logits=True)
+        x0_hat = model(zt, 0.5)
+    assert logits.shape == (2, 9, VOCAB) and logits.dtype == torch.float32
+    shares = logits.double().exp()
+    shares /= shares.sum(-1, keepdim=True)
+    expected = torch.einsum("blv,vd->bld", shares, model.table().double())
+    torch.testing.assert_close(x0_hat.double(), expected, rtol=0, atol=1e-5)
+    # A hull lies on one side of each plane that its corners lie on one
+    # side of: along any direction no guess goes beyond the tokens.
+    along = points(1, 500, 8, seed=3)[0].T
+    tokens, guesses = model.table() @ along, x0_hat.flatten(0, 1) @ along
+    assert (guesses <= tokens.amax(0) + 1e-5).all()
+    assert (guesses >= tokens.amin(0) - 1e-5).all()
+
+
+@BY_NAME
+@pytest.mark.parametrize("t", [0.3, 0.6, 0.9])
+def test_likelihood_is_that_of_a_gaussian(name, t):
+    """`torch.distributions`, up to a constant a position."""
+    model = repaired(schedule=name, schedule_options={})
+    zt = points(dim=8)
+    times = torch.tensor([[t], [1 - t / 4]], dtype=torch.float64)
+    with torch.no_grad():
+        got = model.log_likelihood(zt, times)
+    alpha = model.schedule.alpha(times)[..., None, None]
+    sigma = model.schedule.sigma(times)[..., None, None]
+    normal = torch.distributions.Normal(
+        alpha * model.table().double().detach(), sigma.expand(2, 1, 1, 1)
+    )
+    wanted = normal.log_prob(zt[:, :, None].double()).sum(-1)
+    gap = (got.double() - wanted).diff(dim=-1)
+    assert (model.schedule.snr(times) < 100).all()  # not yet held back
+    torch.testing.assert_close(
+        gap, torch.zeros_like(gap), rtol=0, atol=2e-5 * wanted.abs().max()
+    )
+
+
+@BY_NAME
+@pytest.mark.parametrize("t", [0.0, 1e-9, 0.5, 1.0])
+def test_likelihood_is_finite_at_every_time(name, t):
+    """No noise, and no signal: some schedules have one or the other."""
+    model = repaired(schedule=name, schedule_options={})
+    zt = points(dim=8).requires_grad_()
+    answer = model(zt, t)
+    assert torch.isfinite(answer).all()
+    answer.square().sum().backward()
+    assert torch.isfinite(zt.grad).all()
+    if t <= 1e-9:  # a clean token is recognised
+        ids = torch.arange(VOCAB)[None]
+        with torch.no_grad():
+            logits = model(model.embed(ids), t, logits=True)
+        assert torch.equal(logits.argmax(-1), ids)
+
+
+def test_likelihood_keeps_its_digits_under_autocast():
+    """bf16 would decide between near tokens by its rounding error."""
+    model = repaired()
+    zt, t = points(dim=8), torch.tensor([[0.1], [0.6]], dtype=torch.float64)
+    with torch.no_grad():
+        exact, mean = model.log_likelihood(zt, t), model.mix(points(dim=VOCAB))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(model.log_likelihood(zt, t), exact)
+            assert torch.equal(model.mix(points(dim=VOCAB)), mean)
+            assert model(zt, t[:, 0]).dtype == torch.float32
+
+
+@settings(max_examples=25)
+@given(
+    st.sampled_from(sorted(schedules.SCHEDULES)),
+    st.floats(0.25, 1),
+    st.integers(0, 100),
+)
+def test_a_silent_network_with_likelihood_is_bayes_rule(name, t, seed):
+    """Tokens drawn evenly and by themselves: the exact denoiser of one."""
+    model = repaired(seed, schedule=name, schedule_options={})
+    with torch.no_grad():
+        model.project_out.weight.zero_()
+        model.project_out.bias.zero_()
+    zt = points(4, 7, 8, seed=seed)
+    table = model.table().detach()
+    exact = decoding.empirical_denoiser(table[:, None], model.schedule)
+    alone = zt.reshape(-1, 1, 8)
+    expected = exact(alone, torch.full((28, 1), t)).reshape(zt.shape)
+    torch.testing.assert_close(call(model, zt, t), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("input_std", [0.02, 0.05, 1.0])
+@pytest.mark.parametrize("embed_dim", [8, DIM])
+@pytest.mark.parametrize("start", ["new", "backbone"])
+def test_points_enter_at_the_scale_asked_for(input_std, embed_dim, start):
+    """Points of unit variance, seen where the trunk takes them in."""
+    options = {"embed_dim": embed_dim, "input_std": input_std}
+    if start == "new":
+        options |= {"conditioning": "none", "likelihood": False}
+        model = repaired(**options)
+    else:
+        model = denoiser.DBLM.from_backbone(
+            backbone(),
+            normalise_embeddings=True,
+            conditioning="none",
+            **options,
+        )
+    entered = []
+    model.trunk.register_forward_pre_hook(
+        lambda _, __, given: entered.append(given["inputs_embeds"]),
+        with_kwargs=True,
+    )
+    call(model, points(16, 40, embed_dim))
+    assert entered[0].std().item() == pytest.approx(input_std, rel=0.15)
+    timed = repaired(embed_dim=embed_dim, input_std=input_std)
+    with torch.no_grad():
+        code = denoiser.noise_embedding(torch.rand(50, 1), DIM)
+        told = timed.enter(timed.noise_mlp(code)).std().item()
+    assert 0.1 * input_std < told < input_std  # heard, and not too loud
+
+
+def test_a_first_guess_changes_nothing_at_first():
+    """Its layer starts at zero; then it is heard, and learns."""
+    model, zt, guess = repaired(), points(dim=8), points(dim=8, seed=5)
+    assert model.project_guess.weight.abs().max() == 0
+    with torch.no_grad():
+        assert torch.equal(model(zt, 0.5, previous=guess), model(zt, 0.5))
+    model(zt, 0.5, previous=guess).square().sum().backward()
+    assert model.project_guess.weight.grad.abs().max() > 0
+    with torch.no_grad():
+        model.project_guess.weight.normal_()
+        alone, told = model(zt, 0.5), model(zt, 0.5, previous=guess)
+        zeros = model(zt, 0.5, previous=torch.zeros_like(guess))
+    assert (told - alone).abs().max() > 1e-3
+    assert torch.equal(zeros, alone)  # zeros and None: there is none
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_both_attentions_give_the_same(eager, causal):
+    """Training on processors uses the eager one; padding stays unseen."""
+    model, zt = make(causal), points()
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    mask[0, 6:] = False
+    expected = call(model, zt, mask=mask)
+    model.set_attn_implementation("eager" if eager else "sdpa")
+    got = call(model, zt, mask=mask)
+    torch.testing.assert_close(got[mask], expected[mask], atol=1e-5, rtol=1e-5)
+    rubbish = torch.where(mask[..., None], zt, 100 * zt)
+    again = call(model, rubbish, mask=mask)
+    torch.testing.assert_close(again[mask], got[mask], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_repairs_survive_a_round_trip(tmp_path, half):
+    """Each field and weight; half-precision files compute in float32."""
+    model = repaired()
+    with torch.no_grad():
+        model.project_guess.weight.normal_()
+    saved = repaired()
+    saved.load_state_dict(model.state_dict())
+    (saved.half() if half else saved).save_pretrained(tmp_path)
+    again = denoiser.load(tmp_path)
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+    for field, value in REPAIRED.items():
+        assert getattr(again.config, field) == value, field
+    assert again.schedule == model.schedule
+    assert again.embeddings.weight.requires_grad
+    size = (tmp_path / "model.safetensors").stat().st_size
+    count = sum(p.numel() for p in model.parameters())
+    assert abs(size - count * (2 if half else 4)) < 10_000
+    zt, guess = points(dim=8), points(dim=8, seed=5)
+    with torch.no_grad():
+        got, expected = (
+            m(zt, 0.5, previous=guess, logits=True) for m in (again, model)
+        )
+    if half:
+        torch.testing.assert_close(got, expected, atol=0.1, rtol=0.01)
+    else:
+        assert torch.equal(got, expected)
+
+
+def test_a_checkpoint_of_part_one_still_loads(tmp_path):
+    """Its config has never heard of the repairs."""
+    model = make(embed_dim=8)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    stored = json.loads(file.read_text("utf-8"))
+    for field in ("head", "loss", "input_std", "self_conditioning"):
+        stored.pop(field)
+    for field in ("likelihood", "clean_rate"):
+        stored.pop(field)
+    file.write_text(json.dumps(stored), "utf-8")
+    again, zt = denoiser.load(tmp_path), points(dim=8)
+    assert again.config.head == "vector" and again.config.loss == "mse"
+    assert torch.equal(call(again, zt), call(model, zt))
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"head": "softmax"}, "head.*softmax.*vector, mixture"),
+        ({"loss": "l1"}, "loss.*l1.*mse, ce"),
+        ({"loss": "ce"}, "loss='ce' needs.*head='mixture'"),
+        ({"likelihood": True}, "likelihood=True needs.*head='mixture'"),
+        (
+            {"likelihood": True, "head": "mixture", "conditioning": "none"},
+            "likelihood=True needs.*conditioning='time'",
+        ),
+        ({"self_conditioning": 0.5}, "set loss='ce'"),
+        (
+            {"self_conditioning": 0.5, "head": "mixture"},
+            "cross-entropy only: set loss='ce'",
+        ),
+        (
+            {"self_conditioning": 1.5, "head": "mixture", "loss": "ce"},
+            "self_conditioning is a share.*1.5",
+        ),
+        ({"clean_rate": -0.1}, "clean_rate is a share.*-0.1"),
+        ({"clean_rate": 2}, "clean_rate is a share.*2"),
+        ({"clean_rate": math.nan}, "clean_rate is a share.*nan"),
+        ({"input_std": 0.0}, "input_std must be positive; got 0.0"),
+        ({"input_std": math.inf}, "input_std must be positive"),
+        ({"input_std": math.nan}, "input_std must be positive"),
+        ({"schedule": "warped", "schedule_options": {"levels": [1]}}, "two"),
+    ],
+)
+def test_repairs_that_do_not_fit_are_refused(options, words):
+    """Each message says which other field is missing."""
+    with pytest.raises(ValueError, match=words):
+        denoiser.DBLMConfig(**options)
+
+
+def test_what_a_model_lacks_is_named():
+    """No first guess without self-conditioning, no logits from vectors."""
+    zt = points()
+    with pytest.raises(ValueError, match="made without self_conditioning"):
+        make()(zt, 0.5, previous=zt)
+    with pytest.raises(ValueError, match="vectors.*head='mixture'"):
+        make()(zt, 0.5, logits=True)
