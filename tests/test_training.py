@@ -397,10 +397,10 @@ import json, sys
 from accelerate import Accelerator
 from dblm_lib import training
 sys.path.insert(0, {tests!r})
-from test_training import small_run, tiny_model, tiny_texts
+from test_training import small_run, {model}, tiny_texts
 accelerator = Accelerator(cpu=True)
 assert accelerator.num_processes == 2
-history = training.train(tiny_model(), *tiny_texts(), small_run(
+history = training.train({model}(), *tiny_texts(), small_run(
     steps=30, batch_size=8, learning_rate=1e-3), progress=False,
     accelerator=accelerator)
 if accelerator.is_main_process:
@@ -409,12 +409,15 @@ if accelerator.is_main_process:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_curve_of_one(tmp_path):
+@pytest.mark.parametrize("model", ["tiny_model", "repaired"])
+def test_two_processes_give_the_curve_of_one(tmp_path, model):
     """Tolerance 1e-5, relative: sums in another order, nothing else."""
     script, result = tmp_path / "run.py", tmp_path / "loss.json"
     tests = os.path.dirname(__file__)
     script.write_text(
-        textwrap.dedent(SHARED.format(tests=tests, result=str(result)))
+        textwrap.dedent(
+            SHARED.format(tests=tests, result=str(result), model=model)
+        )
     )
     command = "-m torch.distributed.run --standalone --nproc_per_node 2"
     environment = {
@@ -429,7 +432,7 @@ def test_two_processes_give_the_curve_of_one(tmp_path):
         env=environment,
     )
     config = small_run(steps=30, batch_size=8, learning_rate=1e-3)
-    one = training.train(tiny_model(), *tiny_texts(), config)
+    one = training.train(globals()[model](), *tiny_texts(), config)
     two = json.loads(result.read_text())
     assert two == pytest.approx(one.loss, rel=1e-5)
 
@@ -462,3 +465,361 @@ def test_evaluation_of_a_network_that_copies_its_input(monkeypatch):
     torch.testing.assert_close(
         result["normalised"], result["mse"] / variance.item()
     )
+
+
+# The losses and draws of chapter 7 ---------------------------------------------
+
+REPAIRED = {
+    "embed_dim": 8,
+    "normalise_embeddings": True,
+    "train_embeddings": True,
+    "head": "mixture",
+    "loss": "ce",
+    "input_std": 0.05,
+    "self_conditioning": 0.5,
+    "likelihood": True,
+    "clean_rate": 0.7,
+}
+
+
+def repaired(seed=0, **options):
+    return tiny_model(seed, **{**REPAIRED, **options})
+
+
+def one_batch(model, count=8, step=0):
+    """A batch as the loop makes it, without padding being special."""
+    ids, mask = tiny_texts(count)
+    return training._batch(
+        model,
+        ids,
+        mask,
+        training.draw_for(model),
+        step,
+        small_run(batch_size=count),
+        training._where_the_model_is(model),
+    )
+
+
+def test_a_config_chooses_its_loss_and_its_draw():
+    plain = tiny_model()
+    assert training.draw_for(plain) is training.draw_noise
+    assert training.loss_for(plain) is training.denoising_loss
+    model = repaired()
+    assert training.draw_for(model) is training.draw_clean_neighbours
+    assert training.loss_for(model) is training.cross_entropy_loss
+
+
+def test_the_loop_uses_what_the_config_chooses(monkeypatch):
+    seen = []
+    for name in ("cross_entropy_loss", "draw_clean_neighbours"):
+        original = getattr(training, name)
+
+        def noted(*arguments, name=name, original=original):
+            seen.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(training, name, noted)
+    training.train(repaired(), *tiny_texts(), small_run(steps=2))
+    assert seen == ["draw_clean_neighbours", "cross_entropy_loss"] * 2
+
+
+@pytest.mark.parametrize("rate", [0.3, 1.0])
+def test_clean_neighbours_are_as_many_as_the_rate_says(rate):
+    model, length = tiny_model(clean_rate=rate), 16
+    ids = torch.zeros(20_000, length, dtype=torch.long)
+    rng = torch.Generator().manual_seed(3)
+    draw = training.draw_clean_neighbours(model, ids, rng)
+    t, keep = draw["t"], draw["keep"]
+    assert t.shape == keep.shape == ids.shape and keep.dtype == torch.bool
+    assert draw["eps"].shape == (*ids.shape, 16) and t.dtype == torch.float64
+    assert (t[keep] == 0).all() and (t[~keep] > 0).all()
+    # Uniform shares of a share `rate` of the texts: half of it on average.
+    assert keep.double().mean().item() == pytest.approx(rate / 2, abs=0.01)
+    counts = keep.sum(1)
+    # A uniform share: every count from 0 to 16 is as likely as another.
+    expected = rate / (length + 1)
+    for k in range(1, length + 1):
+        got = (counts == k).double().mean().item()
+        assert got == pytest.approx(expected, abs=0.006), k
+    # What is noised in a text has one time, and beside clean positions one
+    # in the noisier half.
+    own = t.amax(1)
+    assert ((t == own[:, None]) | keep).all()
+    spared = keep.any(1) & ~keep.all(1)
+    assert own[spared].min() >= 0.5 and own[spared].mean() > 0.74
+    if rate < 1:
+        assert own[~keep.any(1)].mean() < 0.53
+    # Positions stay clean by chance, not by place.
+    places = keep.double().mean(0)
+    assert (places - rate / 2).abs().max() < 0.02
+
+
+def test_clean_neighbours_are_the_same_for_the_same_step():
+    model = repaired()
+    first, again, later = (one_batch(model, step=s) for s in (3, 3, 4))
+    for name in ("ids", "t", "eps", "keep", "weight"):
+        assert torch.equal(first[name], again[name]), name
+    assert not torch.equal(first["t"], later["t"])
+    assert not torch.equal(first["keep"], later["keep"])
+
+
+def test_clean_positions_are_no_task():
+    """Neither they nor the padding weigh; the others sum to one."""
+    batch = one_batch(repaired())
+    counted = batch["mask"] & ~batch["keep"]
+    assert batch["keep"].any() and (~batch["mask"]).any()
+    assert ((batch["weight"] > 0) == counted).all()
+    assert batch["weight"].sum().item() == pytest.approx(1)
+    weights = batch["weight"][counted]
+    assert weights.max() == weights.min()
+
+
+@pytest.mark.parametrize("loss", ["mse", "ce"])
+def test_loss_is_not_told_what_stands_on_clean_positions(loss):
+    """Only through the network: with a blind one, other ids cost nothing."""
+    model = repaired(loss=loss, self_conditioning=0.0, likelihood=False)
+    with torch.no_grad():
+        model.project_in.weight.zero_()
+    batch = one_batch(model)
+    function = training.loss_for(model)
+    other = torch.where(batch["keep"], 1, batch["ids"])
+    assert not torch.equal(other, batch["ids"])
+    torch.testing.assert_close(
+        function(model, batch), function(model, {**batch, "ids": other})
+    )
+    wrong = torch.where(batch["keep"], batch["ids"], 1)
+    assert function(model, batch) != function(model, {**batch, "ids": wrong})
+
+
+def test_mse_leaves_kept_positions_as_they_are(monkeypatch):
+    """The network sees exactly x0 there, told a time of 0."""
+    model = tiny_model(clean_rate=1.0)
+    batch = one_batch(model)
+    seen = {}
+    forward = type(model).forward
+
+    def watched(self, zt, t, mask):
+        seen.update(zt=zt, t=t)
+        return forward(self, zt, t, mask)
+
+    monkeypatch.setattr(type(model), "forward", watched)
+    training.denoising_loss(model, batch)
+    keep, x0 = batch["keep"], model.embed(batch["ids"])
+    assert torch.equal(seen["zt"][keep], x0[keep])
+    assert not torch.isclose(seen["zt"][~keep], x0[~keep]).all(-1).any()
+    assert (seen["t"][keep] == 0).all()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_cross_entropy_is_that_of_pytorch(kept):
+    """By hand: noise, logits, `F.cross_entropy` of the noised positions."""
+    model = repaired(self_conditioning=0.0, clean_rate=0.7 if kept else 0.0)
+    batch = one_batch(model)
+    keep = batch.get("keep", torch.zeros_like(batch["mask"]))
+    t = torch.where(keep, 0.5, batch["t"].reshape(len(keep), -1))
+    x0 = model.embed(batch["ids"])
+    alpha, sigma = (
+        f(t)[..., None].float()
+        for f in (model.schedule.alpha, model.schedule.sigma)
+    )
+    zt = torch.where(keep[..., None], x0, alpha * x0 + sigma * batch["eps"])
+    logits = model(zt, batch["t"], batch["mask"], logits=True)
+    counted = batch["mask"] & ~keep
+    expected = F.cross_entropy(logits[counted], batch["ids"][counted])
+    got = training.cross_entropy_loss(model, batch)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_of_the_cross_entropy_is_its_slope():
+    """A step along the gradient, both ways, in float64."""
+    model = repaired(likelihood=False).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    model.config.self_conditioning = 0.0  # the first guess has no gradient
+    batch = one_batch(model)
+    batch = {
+        k: v.double() if v.is_floating_point() else v for k, v in batch.items()
+    }
+    loss = training.cross_entropy_loss(model, batch)
+    loss.backward()
+    weights = [p for p in model.parameters() if p.grad is not None]
+    assert len(weights) == len(list(model.parameters())) - 1  # the guess's
+    values, h = [], 1e-3
+    slope = sum(p.grad.square().sum() for p in weights)
+    with torch.no_grad():
+        for sign in (1, -2):
+            for p in weights:
+                p.add_(sign * h * p.grad / slope.sqrt())
+            values.append(training.cross_entropy_loss(model, batch))
+    difference = (values[0] - values[1]) / (2 * h)
+    assert difference.item() == pytest.approx(slope.sqrt().item(), rel=1e-2)
+
+
+@pytest.mark.parametrize("likelihood", [False, True])
+def test_a_first_guess_costs_no_gradient_even_under_autocast(likelihood):
+    """Autocast keeps copies of weights: those of the first guess, made
+    without gradient, must not serve the second."""
+    model = repaired(likelihood=likelihood)
+    with torch.no_grad():
+        model.project_guess.weight.normal_()
+    batch, norms = one_batch(model), {}
+    for precision in ("fp32", "bf16"):
+        model.zero_grad()
+        with torch.autocast(
+            "cpu", dtype=torch.bfloat16, enabled=precision == "bf16"
+        ):
+            loss = training.cross_entropy_loss(model, batch)
+        loss.backward()
+        norms[precision] = {
+            n: p.grad.norm().item() for n, p in model.named_parameters()
+        }
+    assert min(norms["fp32"].values()) > 0
+    assert norms["bf16"] == pytest.approx(norms["fp32"], rel=0.1)
+
+
+def test_first_guess_is_for_a_share_of_the_texts():
+    model = repaired(self_conditioning=0.25)
+    batch = one_batch(model)
+    x0 = model.embed(batch["ids"])
+    guess = training.first_guess(model, x0, batch["t"], batch["mask"])
+    assert not guess.requires_grad and guess.shape == x0.shape
+    with torch.no_grad():
+        expected = model(x0, batch["t"], batch["mask"])
+    torch.testing.assert_close(guess[:2], expected[:2])
+    assert (guess[2:] == 0).all()
+    for share in (0.0, 0.01):  # none, or less than one text
+        model.config.self_conditioning = share
+        arguments = (model, x0, batch["t"], batch["mask"])
+        assert training.first_guess(*arguments) is None
+
+
+def test_the_first_guess_is_evaluated_once_and_handed_on(monkeypatch):
+    model, calls = repaired(), []
+    forward = type(model).forward
+
+    def watched(self, zt, t=None, mask=None, previous=None, logits=False):
+        calls.append((len(zt), previous, logits))
+        return forward(self, zt, t, mask, previous, logits)
+
+    monkeypatch.setattr(type(model), "forward", watched)
+    training.cross_entropy_loss(model, one_batch(model))
+    (first, none, vectors), (second, guess, logits) = calls
+    assert (first, none, vectors) == (4, None, False)
+    assert (second, logits) == (8, True)
+    assert (guess[4:] == 0).all() and (guess[:4] != 0).any(-1).all()
+
+
+def test_cross_entropy_learns_and_embeddings_move():
+    model, (ids, mask) = repaired(), tiny_texts()
+    before = model.embeddings.weight.detach().clone()
+    config = small_run(
+        steps=150, learning_rate=1e-2, batch_size=16, embedding_rate=2.0
+    )
+    history = training.train(model, ids, mask, config)
+    start, end = history.loss[:10], history.loss[-10:]
+    assert sum(end) < 0.8 * sum(start)
+    assert (model.embeddings.weight - before).abs().max() > 0.01
+    guess = training.first_guess(
+        model, model.embed(ids), torch.zeros(len(ids)), mask
+    )
+    assert torch.isfinite(guess).all()
+
+
+@pytest.mark.parametrize(("steps", "rate"), [(1, 3.0), (2, 0.1)])
+def test_embeddings_learn_at_their_own_rate(steps, rate):
+    """AdamW's first step is the learning rate itself, whatever the slope."""
+    moved = {}
+    for embedding_rate in (1.0, rate):
+        model = repaired()
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        config = small_run(
+            steps=steps,
+            warmup=0,
+            learning_rate=1e-4,
+            embedding_rate=embedding_rate,
+            weight_decay=0.0,
+        )
+        training.train(model, *tiny_texts(), config)
+        moved[embedding_rate] = {
+            n: (p - before[n]).abs().max().item()
+            for n, p in model.named_parameters()
+        }
+    plain, own = moved[1.0], moved[rate]
+    ratio = own["embeddings.weight"] / plain["embeddings.weight"]
+    assert ratio == pytest.approx(rate, rel=0.05)
+    for name in ("project_in.weight", "trunk.ln_f.weight"):
+        assert own[name] == pytest.approx(plain[name], rel=0.05), name
+
+
+def test_embedding_rate_leaves_frozen_embeddings_alone():
+    model = tiny_model()
+    before = model.embeddings.weight.clone()
+    training.train(model, *tiny_texts(), small_run(embedding_rate=5.0))
+    assert torch.equal(model.embeddings.weight, before)
+    with pytest.raises(ValueError, match="embedding_rate must be positive"):
+        small_run(embedding_rate=0)
+
+
+def test_each_weight_is_in_one_group():
+    model = repaired()
+    optimizer = training._optimizer(model, small_run(embedding_rate=2.0))
+    grouped = [p for g in optimizer.param_groups for p in g["params"]]
+    assert len(grouped) == len({id(p) for p in grouped})
+    assert {id(p) for p in grouped} == {id(p) for p in model.parameters()}
+    (table,) = [g for g in optimizer.param_groups if g.get("rate", 1) != 1]
+    assert table["params"][0] is model.embeddings.weight and table["rate"] == 2
+    vectors = [g for g in optimizer.param_groups if g["weight_decay"] == 0]
+    assert all(p.ndim == 1 for g in vectors for p in g["params"])
+
+
+def test_attention_is_put_back_after_training():
+    model = tiny_model()
+    assert model.config._attn_implementation == "sdpa"
+    during = []
+
+    def watched(model, batch):
+        during.append(model.config._attn_implementation)
+        return training.denoising_loss(model, batch)
+
+    training.train(model, *tiny_texts(), small_run(), loss=watched)
+    assert set(during) == {"eager"}
+    assert model.config._attn_implementation == "sdpa"
+    assert model.trunk.config._attn_implementation == "sdpa"
+
+
+def test_attention_is_put_back_when_training_breaks_off():
+    model = tiny_model()
+
+    def broken(model, batch):
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        training.train(model, *tiny_texts(), small_run(), loss=broken)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_resumed_run_with_all_repairs_ends_with_the_same_bits(tmp_path):
+    texts = tiny_texts()
+    config = small_run(
+        ema=0.9, save_every=5, embedding_rate=2.0, precision="bf16"
+    )
+    whole = repaired()
+    full = training.train(whole, *texts, config)
+    calls = iter(range(100))
+
+    def until_eight(model, batch):
+        if next(calls) == 8:
+            raise KeyboardInterrupt
+        return training.cross_entropy_loss(model, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(
+            repaired(), *texts, config, loss=until_eight, folder=tmp_path
+        )
+    other = repaired(seed=3)
+    resumed = training.train(
+        other, *texts, config, folder=tmp_path, resume=True
+    )
+    assert same_weights(whole, other)
+    assert resumed.loss == full.loss
