@@ -74,7 +74,10 @@ def staggered_times(num_steps, length, stagger):
         raise ValueError(f"stagger must be 0 or more; got {stagger}")
     clock = (1 + stagger) * reverse_times(num_steps)[:, None]
     delay = stagger * torch.linspace(1, 0, length, dtype=torch.float64)
-    return (clock - delay).clamp(0, 1)[..., None]
+    times = clock - delay
+    times[times < 1e-9] = 0  # not a step as small as a rounding error
+    times[times > 1 - 1e-9] = 1
+    return times[..., None]
 
 
 def ancestral_step(x0_hat, zt, schedule, t, s, eps):
@@ -286,8 +289,8 @@ def _check_guess(x0_hat, shape, t):
         )
     if not bool(torch.isfinite(x0_hat).all()):
         raise ValueError(
-            f"the denoiser's guess at t = {float(t.mean()):.3f} is not finite: it "
-            "holds NaN or infinity; has its training diverged?"
+            f"the denoiser's guess at t = {float(t.mean()):.3f} is not "
+            "finite: it holds NaN or infinity; has its training diverged?"
         )
 
 

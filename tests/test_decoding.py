@@ -733,3 +733,292 @@ def test_a_stand_in_model_is_enough():
     )
     assert result.texts == ["d b i a"]
     assert result.ids.tolist() == [story.tolist()]
+
+
+# --- positions that go first (chapter 7) ------------------------------------
+
+
+@given(
+    num_steps=st.integers(1, 60),
+    length=st.integers(2, 30),
+    stagger=st.floats(0, 10),
+)
+def test_staggered_times_fall_from_one_to_zero(num_steps, length, stagger):
+    """At each position; and the left is never behind the right."""
+    times = decoding.staggered_times(num_steps, length, stagger)
+    assert times.shape == (num_steps + 1, length, 1)
+    assert times.dtype == torch.float64
+    assert (times[0] == 1).all() and (times[-1] == 0).all()
+    assert (times.diff(dim=0) <= 0).all()
+    assert (times.diff(dim=1) >= -1e-12).all()
+
+
+@given(num_steps=st.integers(1, 60), length=st.integers(1, 30))
+def test_without_stagger_all_go_together(num_steps, length):
+    times = decoding.staggered_times(num_steps, length, 0.0)
+    expected = decoding.reverse_times(num_steps)[:, None, None]
+    assert torch.equal(times, expected.expand_as(times))
+
+
+@pytest.mark.parametrize("stagger", [0.5, 1.0, 3.0])
+def test_each_position_has_a_window_of_the_same_width(stagger):
+    """1 / (1 + stagger) of the run; with 1 the last waits for the first."""
+    n, length = 3000, 4
+    times = decoding.staggered_times(n, length, stagger)[..., 0]
+    moving = (times[:-1] > times[1:]).double()
+    width = moving.mean(0)
+    expected = torch.full((length,), 1 / (1 + stagger), dtype=torch.float64)
+    torch.testing.assert_close(width, expected, atol=2 / n, rtol=0)
+    began = moving.argmax(0) / n
+    expected = torch.linspace(0, stagger / (1 + stagger), length)
+    torch.testing.assert_close(began, expected, atol=2 / n, rtol=0)
+    first_done = float((times[:, 0] > 0).double().mean())
+    if stagger >= 1:
+        assert began[-1] >= first_done - 2 / n
+    else:
+        assert began[-1] < first_done - 0.1
+
+
+@pytest.mark.parametrize("stagger", [-0.1, math.nan, math.inf])
+def test_bad_staggers_are_refused(stagger):
+    with pytest.raises(ValueError, match="stagger must be 0 or more"):
+        decoding.staggered_times(4, 3, stagger)
+    with pytest.raises(ValueError, match="stagger must be 0 or more"):
+        decoding.sample(
+            lambda zt, t: zt, SCHEDULES[0], (1, 2, 3), 4, stagger=stagger
+        )
+
+
+@STEP
+@BY_NAME
+@pytest.mark.parametrize("stagger", [0.5, 2.0])
+def test_a_staggered_run_tells_a_text_too(schedule, step, stagger):
+    """The exact denoiser takes a time for each position."""
+    points = draw(4, 6, 8, seed=1, dtype=torch.float32)
+    denoise = decoding.empirical_denoiser(points, schedule)
+    n = 200
+    got = decoding.sample(
+        denoise, schedule, (n, 6, 8), 60, rng(5), step, stagger=stagger
+    )
+    distance = torch.cdist(got.flatten(1), points.flatten(1))
+    nearest, which = distance.min(dim=1)
+    assert nearest.median() < 0.2
+    assert which.bincount(minlength=4).min() > 20
+
+
+@STEP
+def test_points_stand_still_where_time_does(step):
+    """Before a position's window and after it nothing moves there."""
+    path, asked = decoding.Trajectory(), []
+
+    def denoise(zt, t):
+        asked.append(t)
+        return zt * 0.5
+
+    decoding.sample(
+        denoise,
+        SCHEDULES[0],
+        (2, 5, 3),
+        12,
+        rng(),
+        step,
+        trajectory=path,
+        stagger=1.5,
+    )
+    times = decoding.staggered_times(12, 5, 1.5)[..., 0]
+    stood = moved = 0
+    for i in range(11):
+        assert torch.equal(asked[i], times[i].expand(2, 5))
+        still = times[i] == times[i + 1]
+        change = (path.zt[i + 1] - path.zt[i]).abs().amax((0, 2))
+        assert (change[still] == 0).all() and (change[~still] > 0).all()
+        stood, moved = stood + int(still.sum()), moved + int((~still).sum())
+    assert stood > 5 and moved > 5
+    assert path.times == pytest.approx(times[:-1].mean(1).tolist())
+
+
+def test_a_staggered_run_is_as_noisy_as_its_times_say():
+    """With a denoiser that knows: the noise at each position has its size."""
+    schedule, path = schedules.Cosine(), decoding.Trajectory()
+    x0 = draw(400, 5, 8, dtype=torch.float32)
+    decoding.sample(
+        lambda zt, t: x0,
+        schedule,
+        x0.shape,
+        9,
+        rng(1),
+        trajectory=path,
+        stagger=1.0,
+    )
+    times = decoding.staggered_times(9, 5, 1.0)[..., 0]
+    for t, zt in zip(times, path.zt, strict=False):
+        spread = (zt - schedule.alpha(t)[:, None] * x0).std((0, 2))
+        torch.testing.assert_close(
+            spread.double(), schedule.sigma(t), rtol=0.06, atol=1e-6
+        )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@STEP
+def test_a_staggered_run_on_a_gpu_is_that_of_the_processor(step):
+    x0 = draw(2, 5, 8, dtype=torch.float32)
+    shown = [
+        decoding.sample(
+            lambda zt, t: (x0.to(zt.device) + zt) / 2,
+            SCHEDULES[1],
+            (2, 5, 8),
+            9,
+            rng(),
+            step,
+            device=device,
+            stagger=1.0,
+        ).cpu()
+        for device in ("cpu", "cuda")
+    ]
+    torch.testing.assert_close(*shown, rtol=1e-4, atol=1e-4)
+
+
+# --- what a model remembers and how sure it is ------------------------------
+
+
+@lru_cache
+def repaired_model(**options):
+    """Return a random denoiser with a mixture head that remembers."""
+    torch.manual_seed(0)
+    fields = {
+        "embed_dim": 6,
+        "normalise_embeddings": True,
+        "head": "mixture",
+        "loss": "ce",
+        "self_conditioning": 0.5,
+        "likelihood": True,
+        "input_std": 0.3,
+        **options,
+    }
+    config = denoiser.DBLMConfig(
+        vocab_size=len(WORDS),
+        n_positions=32,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+        **fields,
+    )
+    model = denoiser.DBLM(config).eval()
+    if config.self_conditioning:
+        with torch.no_grad():
+            model.project_guess.weight.normal_()
+    return model
+
+
+@pytest.mark.parametrize("remembers", [0.0, 0.5])
+@pytest.mark.parametrize("num_steps", [1, 7])
+def test_one_evaluation_a_step_even_with_a_memory(remembers, num_steps):
+    """The guess of the last step is handed on, not made again."""
+    model, calls = repaired_model(self_conditioning=remembers), []
+    hook = model.register_forward_pre_hook(
+        lambda _, __, given: calls.append(given["previous"]), with_kwargs=True
+    )
+    path = decoding.Trajectory()
+    try:
+        decoding.generate_ids(
+            model,
+            max_length=8,
+            num_steps=num_steps,
+            generator=rng(),
+            trajectory=path,
+        )
+    finally:
+        hook.remove()
+    assert len(calls) == num_steps and calls[0] is None
+    for previous, x0_hat in zip(calls[1:], path.x0_hat, strict=False):
+        if remembers:
+            assert torch.equal(previous, x0_hat)
+        else:
+            assert previous is None
+
+
+def test_a_memory_changes_what_is_written():
+    model = repaired_model()
+    with_memory = decoding.Guesser(model)
+    zt = draw(2, 5, 6, dtype=torch.float32)
+    first = with_memory(zt, 0.8)
+    second = with_memory(zt, 0.8)
+    forgetful = decoding.Guesser(model)
+    assert torch.equal(forgetful(zt, 0.8), first)
+    assert (second - first).abs().max() > 1e-4
+    again = model(zt, 0.8, previous=first)
+    torch.testing.assert_close(second, again)
+
+
+@torch.no_grad()
+def test_ids_of_a_mixture_are_the_largest_logits():
+    """Not the nearest of the mean, which may be a third token."""
+    model = repaired_model(self_conditioning=0.0)
+    guesser, zt = decoding.Guesser(model), 2 * draw(8, 9, 6).float()
+    x0_hat = guesser(zt, 0.7)
+    logits = model(zt, 0.7, logits=True)
+    shares = logits.double().softmax(-1)
+    assert torch.equal(guesser.ids, logits.argmax(-1))
+    sure, likely = shares.max(-1)
+    assert torch.equal(guesser.ids, likely)
+    torch.testing.assert_close(guesser.confidence.double(), sure)
+    assert not torch.equal(guesser.ids, noising.nearest(x0_hat, model.table()))
+
+
+@torch.no_grad()
+def test_confidence_of_vectors_compares_the_two_nearest():
+    model = small_model()
+    guesser, zt = decoding.Guesser(model), draw(2, 9, 16).float()
+    x0_hat = guesser(zt, 0.5)
+    distance = torch.cdist(x0_hat, model.table()).double()
+    two = distance.topk(2, largest=False).values
+    variance = two[..., :1] ** 2 / 16
+    expected = (-(two**2) / (2 * variance)).softmax(-1)[..., 0]
+    torch.testing.assert_close(
+        guesser.confidence.double(), expected, rtol=1e-3, atol=1e-3
+    )
+    assert (guesser.confidence >= 0.5).all()
+    assert torch.equal(guesser.ids, distance.argmin(-1))
+
+
+@pytest.mark.parametrize("kind", ["vector", "mixture"])
+@pytest.mark.parametrize("stagger", [0.0, 1.0])
+def test_trajectory_of_a_model_tells_tokens_and_confidence(kind, stagger):
+    """A row for each step; the prompt is certain and the last row is it."""
+    model = small_model() if kind == "vector" else repaired_model()
+    path = decoding.Trajectory()
+    ids = decoding.generate_ids(
+        model,
+        torch.tensor([[3, 1, 4], [1, 5, 9]]),
+        max_length=8,
+        num_steps=5,
+        num_return_sequences=2,
+        generator=rng(),
+        trajectory=path,
+        stagger=stagger,
+    )
+    assert len(path.ids) == len(path.confidence) == len(path.zt) == 5
+    for row, sure in zip(path.ids, path.confidence, strict=True):
+        assert row.shape == sure.shape == (4, 8) and row.dtype == torch.long
+        assert row[:, :3].tolist() == [[3, 1, 4]] * 2 + [[1, 5, 9]] * 2
+        assert (sure[:, :3] == 1).all()
+        assert ((sure > 0) & (sure <= 1)).all()
+    assert torch.equal(path.ids[-1], ids)
+    known = model.embed(ids[:, :3])
+    assert all(torch.equal(zt[:, :3], known) for zt in path.zt)
+
+
+def test_snap_of_a_mixture_lands_on_the_likeliest_token():
+    model, path = repaired_model(), decoding.Trajectory()
+    decoding.generate_ids(
+        model,
+        max_length=8,
+        num_steps=3,
+        generator=rng(),
+        snap=True,
+        trajectory=path,
+    )
+    for ids, x0_hat in zip(path.ids, path.x0_hat, strict=True):
+        assert torch.equal(x0_hat, model.embed(ids))
