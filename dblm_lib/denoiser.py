@@ -128,7 +128,8 @@ class DBLMConfig(GPT2Config):
         _check_repairs(head, loss, likelihood, self_conditioning, input_std)
         if likelihood and conditioning == "none":
             raise ValueError(
-                "likelihood=True needs the noise level: set conditioning='time'"
+                "likelihood=True needs the noise level: "
+                "set conditioning='time'"
             )
         for field, value in (
             ("self_conditioning", self_conditioning),

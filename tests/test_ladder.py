@@ -1,0 +1,387 @@
+"""The ladder: chapter 7. One change a rung, and figures that can be redone."""
+
+import json
+import math
+from functools import lru_cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from dblm_lib import ladder, noising, resources, schedules, training
+
+VOCAB, DIM = 60, 32
+LEVELS = [0.2, 0.5, 1.0, 3.0]
+FITTED = next(i for i, rung in enumerate(ladder.RUNGS) if rung.fitted)
+BY_RUNG = pytest.mark.parametrize("index", range(len(ladder.RUNGS)))
+
+
+@lru_cache
+def backbone():
+    """Return a small random GPT-2 in the place of tales-gpt2."""
+    torch.manual_seed(11)
+    config = GPT2Config(
+        vocab_size=VOCAB,
+        n_positions=ladder.SEQ_LEN,
+        n_embd=DIM,
+        n_layer=1,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return resources.Backbone(GPT2LMHeadModel(config).eval(), None)
+
+
+def build(index, seed=0):
+    return ladder.build(index, LEVELS, seed, backbone())
+
+
+def texts(count, seed=0, length=ladder.SEQ_LEN):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(VOCAB, (count, length), generator=generator)
+
+
+def fields(model):
+    """What a model's configuration says, without names of files."""
+    return {
+        name: value
+        for name, value in model.config.to_dict().items()
+        if name not in ("architectures", "transformers_version", "dtype")
+    }
+
+
+# --- rungs --------------------------------------------------------------------
+
+
+def test_names_are_different_and_fit_in_file_names():
+    names = [rung.name for rung in ladder.RUNGS]
+    assert len(set(names)) == len(names)
+    assert all(n.replace("-", "").isalnum() and n.islower() for n in names)
+    assert all(rung.title for rung in ladder.RUNGS)
+
+
+def test_the_first_rung_is_the_proposal():
+    """Causal, not told the time, GPT-2's own embeddings, plain MSE."""
+    model = build(0)
+    config = model.config
+    assert config.causal and config.conditioning == "none"
+    assert (config.head, config.loss) == ("vector", "mse")
+    assert torch.equal(model.table(), backbone().model.transformer.wte.weight)
+    ids = texts(2)
+    with torch.no_grad():
+        expected = backbone().model.transformer(ids).last_hidden_state
+        assert torch.equal(model(model.embed(ids)), expected)
+
+
+def test_the_last_rung_has_all_repairs():
+    config = build(len(ladder.RUNGS) - 1).config
+    assert not config.causal and config.conditioning == "time"
+    assert (config.head, config.loss) == ("mixture", "ce")
+    assert config.likelihood and config.self_conditioning
+    assert config.clean_rate and config.train_embeddings
+    assert config.schedule == "warped"
+    assert config.schedule_options == {"levels": LEVELS}
+
+
+@pytest.mark.parametrize("index", range(1, len(ladder.RUNGS)))
+def test_a_rung_changes_only_what_it_says(index):
+    """Its fields beside those of the rung below: no other differs."""
+    rung = ladder.RUNGS[index]
+    below, here = (fields(build(i)) for i in (index - 1, index))
+    assert below.keys() == here.keys()
+    changed = {name for name in here if here[name] != below[name]}
+    said = set(rung.changes)
+    if rung.fitted:
+        said |= {"schedule", "schedule_options"}
+    assert changed == said
+    for name, value in rung.changes.items():
+        assert here[name] == value
+    assert changed or not rung.backbone
+
+
+@BY_RUNG
+def test_options_add_up(index):
+    """Each rung's own options win, and none of those below is lost."""
+    options = ladder.options_up_to(index, LEVELS)
+    for number, rung in enumerate(ladder.RUNGS[: index + 1]):
+        later = set().union(
+            *(r.changes for r in ladder.RUNGS[number + 1 : index + 1])
+        )
+        for name, value in rung.changes.items():
+            assert name in options
+            assert name in later or options[name] == value
+    assert ("schedule" in options) == (index >= FITTED)
+
+
+@BY_RUNG
+def test_levels_are_needed_from_the_fitted_rung_on(index):
+    if index < FITTED:
+        assert ladder.options_up_to(index) == ladder.options_up_to(
+            index, LEVELS
+        )
+    else:
+        with pytest.raises(ValueError, match="'range' needs levels"):
+            ladder.options_up_to(index)
+
+
+@BY_RUNG
+def test_a_seed_builds_the_same_model(index):
+    """Bit for bit; another seed changes what does not come from GPT-2."""
+    first, again, other = build(index), build(index), build(index, seed=1)
+    weights = [m.state_dict() for m in (first, again, other)]
+    names = weights[0].keys()
+    assert all(torch.equal(weights[0][n], weights[1][n]) for n in names)
+    moved = {n for n in names if not torch.equal(weights[0][n], weights[2][n])}
+    trunk = {n for n in names if n.startswith("trunk.h.0.attn.c_attn.weight")}
+    if ladder.RUNGS[index].backbone:
+        gpt2 = backbone().model.transformer.state_dict()
+        for name, value in gpt2.items():
+            if name != "wte.weight":
+                assert torch.equal(weights[0][f"trunk.{name}"], value)
+        assert not moved & trunk
+    else:
+        assert trunk <= moved
+    assert bool(moved) == (index > 0)
+    assert not first.training
+
+
+@BY_RUNG
+def test_every_rung_trains(index):
+    """Two steps of the recipe: the loss is finite, and weights move."""
+    model = build(index)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    ids = texts(20)
+    config = ladder.recipe(steps=2, batch_size=4, log_every=1)
+    history = training.train(
+        model, ids, torch.ones_like(ids).bool(), config, progress=False
+    )
+    assert all(math.isfinite(v) for v in history.loss)
+    moved = any((p != before[n]).any() for n, p in model.named_parameters())
+    assert moved
+
+
+def test_recipe_takes_changes():
+    plain, other = ladder.recipe(), ladder.recipe(steps=7, seed=3)
+    assert (other.steps, other.seed) == (7, 3)
+    assert other.learning_rate == plain.learning_rate
+    with pytest.raises(TypeError, match="stepps"):
+        ladder.recipe(stepps=7)
+
+
+def test_canvases_are_whole_tales_and_ends():
+    """Every position counts: behind the end there are only ends."""
+    try:
+        tokenizer = resources.load_tokenizer("tales")
+    except resources.DataError as error:
+        pytest.skip(f"no data yet: {error}")
+    from dblm_lib import text
+
+    train, valid = ladder.canvases(tokenizer, 30)
+    assert train.shape == (30, ladder.SEQ_LEN)
+    assert valid.shape == (1000, ladder.SEQ_LEN)
+    corpus = text.load("tales", size=30, valid_size=1000)
+    assert text.decode_batch(train, tokenizer) == corpus.train
+    assert text.decode_batch(valid, tokenizer) == corpus.valid
+    end = tokenizer.eos_token_id
+    for row in train.tolist():
+        first = row.index(end)
+        assert set(row[first:]) == {end}
+
+
+# --- the report by noise level ------------------------------------------------
+
+
+def by_hand(model, ids, level, seed=0):
+    """One row of the report, from the schedule's own formula."""
+    x0 = model.embed(ids).detach()
+    rng = torch.Generator().manual_seed(seed)
+    eps = torch.randn(x0.shape, generator=rng)
+    alpha = 1 / math.sqrt(1 + level**2)
+    zt = alpha * (x0 + level * eps)
+    t = model.schedule.time_of(level)
+    table = model.table()
+    if model.config.head == "mixture":
+        logits = model(zt, t, logits=True)
+        x0_hat = logits.softmax(-1) @ table
+        guess = logits.argmax(-1)
+        nats = F.cross_entropy(logits[:, :, :].transpose(1, 2), ids).item()
+    else:
+        x0_hat, nats = model(zt, t), None
+        guess = torch.cdist(x0_hat, table).argmin(-1)
+    near = torch.cdist(x0 + level * eps, table).argmin(-1)
+    variance = x0.flatten(0, 1).var(0, unbiased=False).mean()
+    return {
+        "level": level,
+        "accuracy": (guess == ids).float().mean().item(),
+        "baseline": (near == ids).float().mean().item(),
+        "error": ((x0_hat - x0).square().mean() / variance).item(),
+        "nats": nats,
+    }
+
+
+@pytest.mark.parametrize("index", [1, 3, FITTED, len(ladder.RUNGS) - 1])
+@torch.no_grad()
+def test_report_is_what_one_would_count_by_hand(index):
+    model, ids = build(index), texts(6)
+    levels = [0.3, 0.7, 2.0]
+    report = ladder.level_report(model, ids, levels, seed=4)
+    mixture = model.config.head == "mixture"
+    assert ("nats" in report) == mixture
+    for i, level in enumerate(levels):
+        expected = by_hand(model, ids, level, seed=4)
+        for name, row in report.items():
+            # One token more or less may fall on the border.
+            room = 1.5 / ids.numel() if name in ("accuracy", "baseline") else 0
+            assert row[i] == pytest.approx(expected[name], rel=1e-3, abs=room)
+    assert report == ladder.level_report(model, ids, levels, seed=4)
+    assert report != ladder.level_report(model, ids, levels, seed=5)
+
+
+def test_baseline_is_the_recovery_curve_of_chapter_two():
+    """Within five standard errors; drawn by another piece of code."""
+    model, ids = build(3), texts(120)
+    levels = [0.5, 1.0, 1.5, 2.5]
+    report = ladder.level_report(model, ids, levels)
+    curve = noising.recovery_curve(
+        model.table().detach(),
+        levels,
+        torch.Generator().manual_seed(9),
+        num_samples=20_000,
+        ids=ids,
+    )
+    for got, share in zip(report["baseline"], curve.tolist(), strict=True):
+        error = math.sqrt(share * (1 - share) * (1 / ids.numel() + 1 / 20_000))
+        assert abs(got - share) < 5 * error + 1e-9
+    assert report["baseline"][0] > report["baseline"][-1] + 0.2
+
+
+def test_levels_out_of_reach_are_replaced_by_the_ends():
+    model, ids = build(FITTED), texts(3)
+    report = ladder.level_report(model, ids, [0.01, 0.1, 0.6, 3.0, 40.0])
+    assert report["level"] == pytest.approx([0.2, 0.2, 0.6, 3.0, 3.0])
+    assert report["error"][0] == report["error"][1]
+
+
+def test_levels_are_fitted_to_the_cross_entropy_if_there_is_one():
+    """Repeated ends count once; the error serves where nats are missing."""
+    level = [0.2, 0.2, 0.5, 1.0, 2.0, 2.0]
+    error = [0.0, 0.0, 0.1, 0.5, 1.0, 1.0]
+    nats = [0.0, 0.0, 1.0, 1.5, 2.0, 2.0]
+    once = [0.2, 0.5, 1.0, 2.0]
+    report = {"level": level, "error": error}
+    assert ladder.fit_levels(report, 5, 0.05) == schedules.fit_warp(
+        once, [0.0, 0.1, 0.5, 1.0], 5, 0.05
+    )
+    assert ladder.fit_levels(report | {"nats": nats}, 5, 0.05) == (
+        schedules.fit_warp(once, [0.0, 1.0, 1.5, 2.0], 5, 0.05)
+    )
+    got = ladder.fit_levels(report)
+    assert len(got) == 17 and 0.2 <= got[0] < got[-1] <= 2.0
+    schedules.Warped(got)
+
+
+def test_the_levels_of_the_fit_are_rising_and_wide():
+    assert ladder.FIT_LEVELS[0] == pytest.approx(0.1)
+    assert ladder.FIT_LEVELS[-1] == pytest.approx(40)
+    LogUniform = schedules.LogUniform(0.1, 40)
+    grid = torch.linspace(0, 1, len(ladder.FIT_LEVELS))
+    assert LogUniform.noise_level(grid).tolist() == pytest.approx(
+        ladder.FIT_LEVELS
+    )
+
+
+# --- a run --------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Small canvases, a small GPT-2 and few levels; seconds become less."""
+    monkeypatch.setattr(ladder, "FIT_LEVELS", (0.1, 0.4, 1.0, 3.0, 10.0))
+    monkeypatch.setattr(
+        ladder, "canvases", lambda tokenizer: (texts(40), texts(9, seed=1))
+    )
+    monkeypatch.setattr(
+        ladder.resources, "load_backbone", lambda name: backbone()
+    )
+    return {"steps": 3, "batch_size": 4, "progress": False}
+
+
+def test_a_run_is_kept_and_read_back(small, tmp_path, monkeypatch):
+    """One file, whole; the second time nothing is trained."""
+    folder, seen = tmp_path / "new" / "ladder", []
+
+    def measure(model):
+        assert not model.training
+        seen.append(model)
+        return {"coherent": 0.25}
+
+    result = ladder.run(1, 7, folder, measure, **small)
+    (file,) = folder.iterdir()
+    assert file.name == f"01-{ladder.RUNGS[1].name}-7.json"
+    assert json.loads(file.read_text("utf-8")) == result
+    assert (result["rung"], result["seed"]) == (ladder.RUNGS[1].name, 7)
+    assert result["steps"] == 3 and result["coherent"] == 0.25
+    assert result["tokens_seen"] == 3 * 4 * ladder.SEQ_LEN
+    count = sum(p.numel() for p in seen[0].parameters())
+    assert result["parameters"] == count
+    assert len(result["by_level"]["error"]) == 5
+    assert len(result["fitted_levels"]) == 17
+    monkeypatch.setattr(training, "train", None)
+    assert ladder.run(1, 7, folder, measure, **small) == result
+    assert len(seen) == 1
+
+
+def test_a_run_from_the_fitted_rung_on_fits_first(small, tmp_path):
+    """The rung below the fit is trained with the same seed, and kept."""
+    configs = []
+
+    def measure(model):
+        configs.append(model.config)
+        return {}
+
+    top = len(ladder.RUNGS) - 1
+    ladder.run(top, 2, tmp_path, measure, **small)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    below = f"{FITTED - 1:02d}-{ladder.RUNGS[FITTED - 1].name}-2.json"
+    assert names == [below, f"{top:02d}-{ladder.RUNGS[top].name}-2.json"]
+    fitted = json.loads((tmp_path / below).read_text("utf-8"))
+    assert configs[0].schedule == "linear"
+    assert configs[1].schedule == "warped"
+    got = configs[1].schedule_options["levels"]
+    assert list(got) == fitted["fitted_levels"]
+    ladder.run(FITTED, 2, tmp_path, measure, **small)
+    assert len(configs) == 3  # the rung below the fit was read
+
+
+def test_a_run_is_trained_by_the_recipe_on_every_position(
+    small, tmp_path, monkeypatch
+):
+    calls = []
+    train = training.train
+
+    def watched(model, ids, mask, config, **options):
+        calls.append((ids, mask, config))
+        return train(model, ids, mask, config, **options)
+
+    monkeypatch.setattr(training, "train", watched)
+    results = [
+        ladder.run(0, seed, tmp_path, lambda model: {}, **small)
+        for seed in (0, 1)
+    ]
+    ids, mask, config = calls[0]
+    assert torch.equal(ids, texts(40)) and mask.all()
+    assert config == ladder.recipe(seed=0, steps=3, batch_size=4)
+    assert calls[1][2].seed == 1
+    assert results[0]["loss"] != results[1]["loss"]
+
+
+def test_a_run_that_fails_leaves_no_file(small, tmp_path):
+    """So that the next one does not read half a result."""
+
+    def measure(model):
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        ladder.run(0, 0, tmp_path, measure, **small)
+    assert list(tmp_path.iterdir()) == []
