@@ -28,6 +28,7 @@ __all__ = [
     "level_report",
     "options_up_to",
     "recipe",
+    "results",
     "run",
 ]
 
@@ -355,3 +356,18 @@ def run(index, seed, folder, measure, progress=True, **changes):
     draft.write_text(json.dumps(result) + "\n", "utf-8")
     os.replace(draft, file)
     return result
+
+
+def results():
+    """The runs of the ladder that the book brings along.
+
+    They were made by ``python tools/make_checkpoints.py ladder``.
+
+    Returns
+    -------
+    list of dict
+        What `run` returned, one rung after the other for each seed, with
+        ``texts``, a hundred tales sampled in 64 steps.
+    """
+    file = resources.verified("ladder") / "runs.json"
+    return json.loads(file.read_text("utf-8"))

@@ -385,3 +385,19 @@ def test_a_run_that_fails_leaves_no_file(small, tmp_path):
     with pytest.raises(RuntimeError, match="power cut"):
         ladder.run(0, 0, tmp_path, measure, **small)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_results_are_read_from_the_data_folder(tmp_path, monkeypatch):
+    """As they are in the file, and only if the file is the listed one."""
+    runs = [{"rung": "proposal", "seed": 0}, {"rung": "range", "seed": 1}]
+    (tmp_path / "ladder").mkdir()
+    file = tmp_path / "ladder" / "runs.json"
+    file.write_text(json.dumps(runs), "utf-8")
+    entry = {"sha256": resources.sha256(file), "bytes": file.stat().st_size}
+    listed = {"artifacts": {}, "files": {"ladder/runs.json": entry}}
+    (tmp_path / "MANIFEST.json").write_text(json.dumps(listed), "utf-8")
+    monkeypatch.setenv("DBLM_DATA", str(tmp_path))
+    assert ladder.results() == runs
+    file.write_text(json.dumps(runs[:1]), "utf-8")
+    with pytest.raises(resources.DataError, match="runs.json"):
+        ladder.results()

@@ -204,11 +204,67 @@ def train_tales_dblm():
     return trained(levels, work / "main", steps=8000, ema=0.995)
 
 
+def make_samplers(folder, source, texts=200):
+    """Ways to take the steps of tales-dblm, and how many; resumes by itself.
+
+    Each point of the grid is kept as soon as it is measured.
+    """
+    import torch
+
+    from dblm_lib import decoding, denoiser, evaluation
+
+    kinds = (
+        ("ancestral", 0.0),
+        ("deterministic", 0.0),
+        ("ancestral", 0.5),
+        ("ancestral", 1.0),
+    )
+    judge = resources.load_backbone("tales-gpt2")
+    model = resources.load_weights(
+        denoiser.DBLM, source / "checkpoints" / "tales-dblm"
+    )
+    kept = WORK / "samplers"
+    kept.mkdir(parents=True, exist_ok=True)
+    grid = []
+    for n in (4, 8, 16, 32, 64, 128, 256):
+        for step, stagger in kinds:
+            file = kept / f"{step}-{stagger}-{n}.json"
+            if not file.is_file():
+                start = time.perf_counter()
+                ids = decoding.generate_ids(
+                    model,
+                    num_return_sequences=texts,
+                    num_steps=n,
+                    step=step,
+                    stagger=stagger,
+                    generator=torch.Generator().manual_seed(0),
+                )
+                seconds = time.perf_counter() - start
+                row = {"step": step, "stagger": stagger, "num_steps": n}
+                row["seconds"] = round(seconds, 1)
+                row |= metrics.report(
+                    text.decode_batch(ids, judge.tokenizer),
+                    judge,
+                    evaluation.training_tales(),
+                )
+                file.write_text(json.dumps(row), "utf-8")
+                print(file.stem, row["coherent"], flush=True)
+            grid.append(json.loads(file.read_text("utf-8")))
+    lines = ",\n".join(json.dumps(row) for row in grid)
+    (folder / "grid.json").write_text(f"[\n{lines}\n]\n", "utf-8")
+    return {
+        "points": len(grid),
+        "texts": texts,
+        "seconds_of_sampling": round(sum(row["seconds"] for row in grid)),
+    }
+
+
 MAKERS = {
     "tales": ("tales", make_tales),
     "tokenizer": ("tokenizer", make_tokenizer),
     "tales-gpt2": ("checkpoints/tales-gpt2", make_tales_gpt2),
     "ladder": ("ladder", make_ladder),
+    "samplers": ("samplers", make_samplers),
 }
 
 
