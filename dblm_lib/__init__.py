@@ -25,6 +25,7 @@ _MODULES = (
     "cli",
     "decoding",
     "denoiser",
+    "evaluation",
     "exercises",
     "ladder",
     "metrics",

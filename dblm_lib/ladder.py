@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 SEQ_LEN = 64
-TRAIN_TALES = 100_000
+TRAIN_TALES = text.TRAIN_TALES
 # Noise levels at which a loss is measured before a range is fitted to it.
 FIT_LEVELS = tuple(0.1 * 400 ** (i / 24) for i in range(25))
 

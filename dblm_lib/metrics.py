@@ -484,7 +484,7 @@ def sample_language_model(
         Texts for each prompt.
     seed : int
     max_length : int
-        Tokens a text at most, besides its prompt.
+        Tokens a text at most, its prompt included; one is always added.
     prompts : list of str, optional
         How the texts begin; each is continued.
 
@@ -514,7 +514,7 @@ def sample_language_model(
             ids = model.generate(
                 start,
                 attention_mask=torch.ones_like(start),
-                max_new_tokens=max_length,
+                max_new_tokens=max(1, max_length - length),
                 do_sample=True,
                 top_k=0,
                 pad_token_id=end,

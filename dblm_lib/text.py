@@ -19,6 +19,9 @@ __all__ = [
 
 END = "<|endoftext|>"
 
+# So many tales the checkpoints were trained on.
+TRAIN_TALES = 100_000
+
 # Held-out tales come from their own seed.
 _TRAIN_SEED, _VALID_SEED = 1, 2
 

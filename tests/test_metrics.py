@@ -526,18 +526,20 @@ def test_prompts_are_continued_in_their_order(model, tokenizer):
     """Prompts of different length, each by the model's own distribution."""
     prompts = ["Once upon a time", "", "Anna", "Tom"]
     texts = metrics.sample_language_model(
-        model, tokenizer, 3, max_length=4, prompts=prompts
+        model, tokenizer, 3, max_length=6, prompts=prompts
     )
     assert len(texts) == 12
     for i, words in enumerate(texts):
         assert words.startswith(prompts[i // 3])
+        assert len(tokenizer(prompts[i // 3])["input_ids"]) < 6
+        assert len(words) > len(prompts[i // 3])
     row = [tokenizer.eos_token_id, *tokenizer("Anna")["input_ids"]]
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([row])).logits[0, -1]
     n, chances = 2000, logits.softmax(dim=0)
     token, chance = int(chances.argmax()), chances.max().item()
     texts = metrics.sample_language_model(
-        model, tokenizer, n, max_length=1, prompts=["Anna"]
+        model, tokenizer, n, max_length=len(row), prompts=["Anna"]
     )
     share = texts.count("Anna" + tokenizer.decode([token])) / n
     assert abs(share - chance) < 5 * math.sqrt(chance * (1 - chance) / n)

@@ -499,6 +499,7 @@ FLOORS = {
     "metrics": 3,
     "diagnostics": 3,
     "ladder": 3,
+    "evaluation": 3,
     "plots": 3,
     "denoiser": 2,
     "masking": 2,

@@ -1,0 +1,255 @@
+"""Evaluation: let a model write, and measure all that it wrote.
+
+Chapter 7. The same piece of code fills `data/MANIFEST.json`, the table that
+``dblm eval`` prints, and the figures of the chapter.
+"""
+
+import functools
+import math
+import time
+
+import torch
+
+from . import decoding, denoiser, metrics, resources, text, training
+
+__all__ = [
+    "CONTINUED",
+    "JUDGE",
+    "SAMPLES",
+    "STEPS",
+    "beginnings",
+    "differing",
+    "evaluate",
+    "training_tales",
+    "write",
+]
+
+JUDGE = "tales-gpt2"
+SAMPLES = 1_000
+STEPS = (64, 16, 8)
+CONTINUED = 200
+# How many words of a held-out tale are given, in turn.
+_WORDS = (4, 8, 16, 24)
+
+
+def beginnings(texts):
+    """The first words of texts, to be continued: 4, 8, 16, 24, 4, ...
+
+    Parameters
+    ----------
+    texts : list of str
+
+    Returns
+    -------
+    list of str
+        One for each text; of a short text at most all words but the last.
+    """
+    found = []
+    for i, words in enumerate(texts):
+        words = words.split(" ")
+        found.append(" ".join(words[: min(_WORDS[i % 4], len(words) - 1)]))
+    return found
+
+
+@functools.cache
+def training_tales(size=text.TRAIN_TALES):
+    """The tales that the checkpoints were trained on, as a frozen set."""
+    return frozenset(text.load("tales", size=size, valid_size=1).train)
+
+
+def write(
+    model,
+    tokenizer,
+    count=1,
+    num_steps=64,
+    seed=0,
+    prompts=None,
+    batch_size=50,
+    bar=None,
+):
+    """Let a model write: a denoiser, or a language model at temperature 1.
+
+    Parameters
+    ----------
+    model : DBLM or transformers.GPT2LMHeadModel
+    tokenizer : transformers.PreTrainedTokenizerFast
+    count : int
+        Number of texts, without prompts.
+    num_steps : int
+        Reverse steps of a denoiser.
+    seed : int
+    prompts : list of str, optional
+        One for each text.
+    batch_size : int
+        Texts that are denoised side by side; with other sizes the same seed
+        gives other texts.
+    bar : progress bar, optional
+        Moved by one a text and step.
+
+    Returns
+    -------
+    list of str
+    """
+    bar = bar or resources.progress_bar(disable=True)
+    if not _diffuses(model):
+        texts = metrics.sample_language_model(
+            model, tokenizer, 1 if prompts else count, seed, prompts=prompts
+        )
+        bar.update(len(texts))
+        return texts
+    generator = torch.Generator().manual_seed(seed)
+    count = len(prompts) if prompts else count
+    texts = []
+    for i in range(0, count, batch_size):
+        size = min(batch_size, count - i)
+        which = {"num_return_sequences": size}
+        if prompts:
+            which = {"prompt": prompts[i : i + size]}
+        texts += decoding.generate(
+            model, tokenizer, num_steps=num_steps, generator=generator, **which
+        ).texts
+        bar.update(size * num_steps)
+    return texts
+
+
+def _diffuses(model):
+    return isinstance(model, denoiser.DenoiserBase)
+
+
+def evaluate(
+    model,
+    tokenizer,
+    samples=SAMPLES,
+    steps=STEPS,
+    seed=0,
+    continued=CONTINUED,
+    progress=False,
+):
+    """Measure what a model writes, without prompts and with them.
+
+    Prompts are the beginnings of held-out tales, and those of the first
+    proposal. The latter begin no tale of the grammar: nothing that follows
+    can make the whole a tale. Of these texts only what follows is measured,
+    put behind an opening of the grammar (`metrics.behind_opening`).
+
+    Parameters
+    ----------
+    model : DBLM or transformers.GPT2LMHeadModel
+    tokenizer : transformers.PreTrainedTokenizerFast
+    samples : int
+        Texts without a prompt, for each number of steps.
+    steps : sequence of int
+        A language model writes token by token and has no use for them.
+        Prompts are continued with the first of them.
+    seed : int
+    continued : int
+        Beginnings to be continued, and half as many texts behind the
+        proposal's prompts; 0 leaves both out.
+    progress : bool
+
+    Returns
+    -------
+    dict
+        Title -> what `metrics.report` says, rounded, and ``seconds``. Titles
+        are ``"64 steps"`` and so on (or ``"left to right"``),
+        ``"beginnings"``, ``"prompts"``, and ``"real tales"`` for comparison:
+        held-out ones, with which the judge's figures are compared, on the
+        same part of the text.
+    """
+    judge = resources.load_backbone(JUDGE)
+    judge.model.to(resources.device())
+    valid = text.load("tales", size=1).valid
+    held_out = valid[:continued]
+    jobs = _jobs(model, steps, held_out)
+    real = _real_scores(judge, valid, held_out)
+    work = [
+        (n if _diffuses(model) else 1) * (len(prompts) or samples)
+        for n, prompts in jobs.values()
+    ]
+    found = {}
+    bar = resources.progress_bar(
+        total=sum(work), disable=not progress, desc="writing"
+    )
+    for title, (n, given) in jobs.items():
+        start = time.perf_counter()
+        texts = write(model, tokenizer, samples, n, seed, given, bar=bar)
+        seconds = time.perf_counter() - start
+        if title == "prompts":
+            texts, given = _behind_openings(texts, given)
+        score = real.get(title, real["whole"])
+        found[title] = _measured(judge, texts, given or None, score)
+        found[title]["seconds"] = round(seconds, 1)
+    bar.close()
+    found["real tales"] = _measured(judge, valid)
+    return found
+
+
+def _jobs(model, steps, held_out):
+    """What to write: title -> number of steps, prompts (or none)."""
+    jobs = {f"{n} steps": (n, []) for n in steps}
+    if not _diffuses(model):
+        jobs = {"left to right": (0, [])}
+    if held_out:
+        each = math.ceil(len(held_out) / 2 / len(training.PROPOSAL_PROMPTS))
+        asked = [p for p in training.PROPOSAL_PROMPTS for _ in range(each)]
+        jobs["beginnings"] = steps[0], beginnings(held_out)
+        jobs["prompts"] = steps[0], asked
+    return jobs
+
+
+def _real_scores(judge, valid, held_out):
+    """What the judge says of real tales, on the parts that count."""
+    scores = {"whole": metrics.judge(*judge, valid)}
+    if held_out:
+        starts = beginnings(held_out)
+        scores["beginnings"] = metrics.judge(*judge, held_out, starts)
+        openings = [metrics.behind_opening(w, "")[1] for w in held_out]
+        scores["prompts"] = metrics.judge(*judge, held_out, openings)
+    return scores
+
+
+def _behind_openings(texts, prompts):
+    pairs = [metrics.behind_opening(*pair) for pair in zip(texts, prompts)]
+    return [tale for tale, _ in pairs], [opening for _, opening in pairs]
+
+
+def _measured(judge, texts, given=None, real=None):
+    """The report of some texts, rounded for JSON."""
+    found = metrics.report(texts, judge, training_tales(), real, given)
+    return {name: _rounded(value) for name, value in found.items()}
+
+
+def _rounded(value):
+    if isinstance(value, list):
+        return [round(v, 5) for v in value]
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def differing(one, other):
+    """Figures of two evaluations that chance alone hardly explains.
+
+    Parameters
+    ----------
+    one, other : dict
+        As `evaluate` returns them. What only one has is left out, and so is
+        ``distinct_2`` where the numbers of texts differ: it depends on them.
+
+    Returns
+    -------
+    list of str
+        ``"TITLE: NAME"`` where the values lie further apart than three
+        standard errors of their difference. Of several hundred figures
+        about one will do so without a cause.
+    """
+    found = []
+    for title in [t for t in one if t in other]:
+        here, there = one[title], other[title]
+        for name in [n for n in here if f"{n}_interval" in here]:
+            unequal = here["texts"] != there.get("texts")
+            if name not in there or (unequal and name == "distinct_2"):
+                continue
+            widths = [row[f"{name}_interval"] for row in (here, there)]
+            error = math.hypot(*[(b - a) / (2 * 1.96) for a, b in widths])
+            if abs(here[name] - there[name]) > 3 * error:
+                found.append(f"{title}: {name}")
+    return found

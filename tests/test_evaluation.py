@@ -1,0 +1,266 @@
+"""Evaluation: what is written, and that what is measured is what it says."""
+
+import json
+import math
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from dblm_lib import denoiser, evaluation, metrics, resources, tales, text
+
+TITLES = ("beginnings", "prompts", "real tales")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return resources.load_tokenizer("tales")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_tales():
+    """A small corpus to look for copies in, and few real tales."""
+    load = text.load
+
+    def small(name="tales", size=1, valid_size=1000):
+        return load(name, min(size, 50), min(valid_size, 30))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text, "load", small)
+        evaluation.training_tales.cache_clear()
+        yield
+    evaluation.training_tales.cache_clear()
+
+
+def sizes(tokenizer):
+    return {
+        "vocab_size": len(tokenizer),
+        "n_positions": 96,
+        "n_embd": 16,
+        "n_layer": 1,
+        "n_head": 2,
+        "bos_token_id": tokenizer.eos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    """A denoiser with all repairs, fresh from chance."""
+    torch.manual_seed(0)
+    config = denoiser.DBLMConfig(
+        **sizes(tokenizer),
+        embed_dim=8,
+        head="mixture",
+        loss="ce",
+        self_conditioning=0.5,
+        likelihood=True,
+        normalise_embeddings=True,
+        input_std=0.05,
+    )
+    return denoiser.DBLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def language_model(tokenizer):
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(**sizes(tokenizer))).eval()
+
+
+# --- writing ----------------------------------------------------------------
+
+
+class Bar:
+    """Counts what a progress bar would show."""
+
+    total = 0
+
+    def update(self, amount):
+        self.total += amount
+
+
+def test_a_denoiser_writes_in_batches(model, tokenizer):
+    """As many texts as asked for; one seed, one result; all steps shown."""
+    bar = Bar()
+    options = {"count": 5, "num_steps": 3, "batch_size": 2}
+    texts = evaluation.write(model, tokenizer, **options, bar=bar)
+    assert len(set(texts)) == 5, "the noise of a batch is not that of another"
+    assert bar.total == 5 * 3
+    assert texts == evaluation.write(model, tokenizer, **options)
+    assert texts != evaluation.write(model, tokenizer, **options, seed=1)
+
+
+def test_both_kinds_of_model_continue_prompts(
+    model, language_model, tokenizer
+):
+    """One text a prompt, in their order, whatever the batches."""
+    prompts = ["Once upon a time,", "Anna", "In the middle of the night..."]
+    for writer in (model, language_model):
+        texts = evaluation.write(
+            writer, tokenizer, num_steps=2, prompts=prompts, batch_size=2
+        )
+        assert len(texts) == 3
+        for words, prompt in zip(texts, prompts):
+            assert words.startswith(prompt) and words != prompt
+
+
+def test_evaluation_is_sampling_by_the_models_own_method(model, tokenizer):
+    """The texts are those of `DBLM.generate`."""
+    texts = evaluation.write(model, tokenizer, count=2, num_steps=3, seed=4)
+    ids = model.generate(
+        num_return_sequences=2,
+        num_steps=3,
+        generator=torch.Generator().manual_seed(4),
+    )
+    assert texts == text.decode_batch(ids, tokenizer)
+
+
+# --- prompts ----------------------------------------------------------------
+
+
+def test_beginnings_begin_tales_and_leave_something_to_say():
+    corpus = tales.corpus(8, seed=9)
+    found = evaluation.beginnings(corpus)
+    assert [len(words.split()) for words in found] == [4, 8, 16, 24] * 2
+    for words, tale in zip(found, corpus):
+        assert tale.startswith(words + " ")
+    assert evaluation.beginnings(["one two three"]) == ["one two"]
+
+
+# --- the table --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def found(model, tokenizer):
+    return evaluation.evaluate(
+        model, tokenizer, samples=6, steps=(3, 2), continued=8
+    )
+
+
+def test_the_table_of_a_denoiser(found):
+    assert tuple(found) == ("3 steps", "2 steps", *TITLES)
+    counts = [row["texts"] for row in found.values()]
+    assert counts == [6, 6, 8, 4, 30]
+    for title, row in found.items():
+        assert ("above_real" in row) == (title != "real tales")
+        assert ("seconds" in row) == (title != "real tales")
+    assert found["3 steps"]["coherent"] == 0
+    json.dumps(found, allow_nan=False)
+
+
+def test_real_tales_are_the_measure_of_all_others(found):
+    """They hold together; their judge's score is what others are above."""
+    real = found["real tales"]
+    assert real["coherent"] == 1 and real["broken"] == {}
+    backbone = resources.load_backbone()
+    valid = text.load("tales").valid
+    assert real["judge"] == pytest.approx(
+        metrics.judge(*backbone, valid)[0], abs=1e-5
+    )
+    row = found["3 steps"]
+    gap = row["judge"] - real["judge"]
+    assert row["above_real"] == pytest.approx(gap, abs=2e-5)
+    starts = evaluation.beginnings(valid[:8])
+    other, _ = metrics.judge(*backbone, valid[:8], starts)
+    row = found["beginnings"]
+    assert row["above_real"] == pytest.approx(row["judge"] - other, abs=2e-5)
+
+
+def test_the_table_of_a_language_model(language_model, tokenizer):
+    found = evaluation.evaluate(
+        language_model, tokenizer, samples=4, continued=4
+    )
+    assert tuple(found) == ("left to right", *TITLES)
+    assert found["left to right"]["texts"] == 4
+    found = evaluation.evaluate(
+        language_model, tokenizer, samples=4, continued=0
+    )
+    assert tuple(found) == ("left to right", "real tales")
+
+
+class Reciter(denoiser.DenoiserBase):
+    """Knows the whole of each held-out tale, whatever it is asked."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+
+
+def test_a_model_that_recites_real_tales_passes_everything(
+    tokenizer, monkeypatch
+):
+    """Beginnings are judged whole, foreign prompts by what follows them."""
+    valid = text.load("tales").valid
+    starts = evaluation.beginnings(valid)
+    train = text.load("tales", size=50).train
+
+    def recite(model, tokenizer, count, steps, seed, prompts=None, bar=None):
+        if not prompts:
+            return [*valid[: count - 1], train[7]]
+        if prompts[0] in starts:
+            return valid[: len(prompts)]
+        opening = metrics.behind_opening(valid[0], "")[1]
+        return [p + valid[0].removeprefix(opening) for p in prompts]
+
+    monkeypatch.setattr(evaluation, "write", recite)
+    found = evaluation.evaluate(
+        Reciter(), tokenizer, samples=10, steps=(2,), continued=12
+    )
+    assert [row["coherent"] for row in found.values()] == [1, 1, 1, 1]
+    assert found["2 steps"]["copied"] == pytest.approx(1 / 10)
+    assert found["beginnings"]["above_real"] == 0
+    assert found["prompts"]["distinct"] < 1  # one tale, told six times
+    assert abs(found["2 steps"]["above_real"]) < 0.2
+
+
+def test_copies_are_looked_for_in_what_the_checkpoints_learned_from():
+    """The same corpus, from the same seed and of the same size."""
+    assert evaluation.training_tales.__wrapped__.__defaults__ == (
+        text.TRAIN_TALES,
+    )
+    known = evaluation.training_tales()
+    assert set(text.load("tales", size=text.TRAIN_TALES).train) == known
+    assert not known & set(text.load("tales").valid)
+
+
+# --- two evaluations of one model -------------------------------------------
+
+
+def row(share, total, **others):
+    low, high = metrics.interval(round(share * total), total)
+    return {
+        "texts": total,
+        "coherent": share,
+        "coherent_interval": [low, high],
+        **others,
+    }
+
+
+def test_what_differs_is_named():
+    one = {"64 steps": row(0.95, 1000), "8 steps": row(0.5, 100)}
+    near = {"64 steps": row(0.94, 1000), "16 steps": row(0.1, 100)}
+    assert evaluation.differing(one, one) == []
+    assert evaluation.differing(one, near) == []
+    far = {"64 steps": row(0.90, 1000), "8 steps": row(0.6, 100)}
+    assert evaluation.differing(one, far) == ["64 steps: coherent"]
+    assert evaluation.differing(far, one) == ["64 steps: coherent"]
+
+
+def test_pairs_are_only_compared_between_equally_many_texts():
+    pairs = {"distinct_2": 0.1, "distinct_2_interval": [0.09, 0.11]}
+    more = {"distinct_2": 0.3, "distinct_2_interval": [0.29, 0.31]}
+    one = {"a": row(0.5, 100, **pairs)}
+    assert evaluation.differing(one, {"a": row(0.5, 50, **more)}) == []
+    found = evaluation.differing(one, {"a": row(0.5, 100, **more)})
+    assert found == ["a: distinct_2"]
+
+
+def test_chance_alone_rarely_differs():
+    """Two evaluations of equal models, many times."""
+    generator = torch.Generator().manual_seed(0)
+    runs, total, named = 500, 200, 0
+    for _ in range(runs):
+        draws = torch.rand(2, total, generator=generator) < 0.9
+        a, b = (row(int(d.sum()) / total, total) for d in draws)
+        named += len(evaluation.differing({"a": a}, {"a": b}))
+    assert named / runs < 0.02
+    assert math.isfinite(named)
