@@ -555,9 +555,15 @@ def test_mixture_is_the_mean_embedding():
 
 @BY_NAME
 @pytest.mark.parametrize("t", [0.3, 0.6, 0.9])
-def test_likelihood_is_that_of_a_gaussian(name, t):
+@pytest.mark.parametrize("normalised", [False, True])
+def test_likelihood_is_that_of_a_gaussian(name, t, normalised):
     """`torch.distributions`, up to a constant a position."""
-    model = repaired(schedule=name, schedule_options={})
+    model = repaired(
+        schedule=name, schedule_options={}, normalise_embeddings=normalised
+    )
+    if not normalised:  # rows of all lengths
+        with torch.no_grad():
+            model.embeddings.weight.copy_(points(1, VOCAB, 8, seed=2)[0])
     zt = points(dim=8)
     times = torch.tensor([[t], [1 - t / 4]], dtype=torch.float64)
     with torch.no_grad():
