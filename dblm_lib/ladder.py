@@ -309,12 +309,24 @@ def run(index, seed, folder, measure, progress=True, **changes):
     Returns
     -------
     dict
+
+    Raises
+    ------
+    resources.DataError
+        If the run in ``folder`` was trained for another number of steps.
     """
     folder = Path(folder)
     rung = RUNGS[index]
     file = folder / f"{index:02d}-{rung.name}-{seed}.json"
+    config = recipe(seed=seed, **changes)
     if file.is_file():
-        return json.loads(file.read_text("utf-8"))
+        result = json.loads(file.read_text("utf-8"))
+        if result["steps"] != config.steps:
+            raise resources.DataError(
+                f"{file} was trained for {result['steps']} steps, not "
+                f"{config.steps}: choose another folder"
+            )
+        return result
     levels = None
     if any(r.fitted for r in RUNGS[: index + 1]):
         before = next(i for i, r in enumerate(RUNGS) if r.fitted) - 1
@@ -323,7 +335,6 @@ def run(index, seed, folder, measure, progress=True, **changes):
     backbone = resources.load_backbone("tales-gpt2")
     train, valid = canvases(backbone.tokenizer)
     model = build(index, levels, seed, backbone)
-    config = recipe(seed=seed, **changes)
     start = time.perf_counter()
     history = training.train(
         model,

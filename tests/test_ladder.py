@@ -205,7 +205,7 @@ def by_hand(model, ids, level, seed=0):
         logits = model(zt, t, logits=True)
         x0_hat = logits.softmax(-1) @ table
         guess = logits.argmax(-1)
-        nats = F.cross_entropy(logits[:, :, :].transpose(1, 2), ids).item()
+        nats = F.cross_entropy(logits.transpose(1, 2), ids).item()
     else:
         x0_hat, nats = model(zt, t), None
         guess = torch.cdist(x0_hat, table).argmin(-1)
@@ -284,11 +284,9 @@ def test_levels_are_fitted_to_the_cross_entropy_if_there_is_one():
 def test_the_levels_of_the_fit_are_rising_and_wide():
     assert ladder.FIT_LEVELS[0] == pytest.approx(0.1)
     assert ladder.FIT_LEVELS[-1] == pytest.approx(40)
-    LogUniform = schedules.LogUniform(0.1, 40)
+    wide = schedules.LogUniform(0.1, 40)
     grid = torch.linspace(0, 1, len(ladder.FIT_LEVELS))
-    assert LogUniform.noise_level(grid).tolist() == pytest.approx(
-        ladder.FIT_LEVELS
-    )
+    assert wide.noise_level(grid).tolist() == pytest.approx(ladder.FIT_LEVELS)
 
 
 # --- a run --------------------------------------------------------------------
@@ -401,3 +399,9 @@ def test_results_are_read_from_the_data_folder(tmp_path, monkeypatch):
     file.write_text(json.dumps(runs[:1]), "utf-8")
     with pytest.raises(resources.DataError, match="runs.json"):
         ladder.results()
+
+
+def test_a_run_of_another_length_is_not_taken_for_this_one(small, tmp_path):
+    ladder.run(0, 0, tmp_path, lambda model: {}, **small)
+    with pytest.raises(resources.DataError, match="3 steps, not 4"):
+        ladder.run(0, 0, tmp_path, lambda model: {}, **{**small, "steps": 4})
