@@ -339,6 +339,9 @@ def test_a_loss_that_dips_or_rests_still_gives_rising_levels():
     loss = [0.0, 0.0, 1.0, 0.4, 1.0, 1.0, 2.0, 1.9]
     levels = schedules.fit_warp(np.geomspace(0.1, 10, 8), loss, count=20)
     assert all(a < b for a, b in itertools.pairwise(levels))
+    level = np.maximum.accumulate(loss)
+    grid = np.geomspace(0.1, 10, 8)
+    assert levels == schedules.fit_warp(grid, level, count=20)
     # From the third to the sixth nothing rises: hardly a level lies there.
     assert sum(0.4 < v < 2.6 for v in levels) <= 1
     Warped(levels)
