@@ -4,8 +4,10 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dblm_lib import decoding, exercises, metrics, noising, schedules
 from dblm_lib.exercises import BLANK, check, verdict
@@ -97,6 +99,19 @@ def top_token_share(tokens):
     return max(tokens.count(t) for t in tokens) / len(tokens)
 
 
+def mix(logits, table):
+    return logits.softmax(-1) @ table
+
+
+def likelihood(zt, table, alpha, sigma):
+    return -(zt - alpha * table).square().sum(-1) / (2 * sigma**2)
+
+
+def fit(levels, losses, count):
+    wanted = np.linspace(losses[0], losses[-1], count)
+    return np.exp(np.interp(wanted, losses, np.log(levels)))
+
+
 RIGHT = {
     "1.1": [9.0, torch.tensor(9.0), lambda a: a / (1 - a)],
     "1.2": [
@@ -150,6 +165,23 @@ RIGHT = {
     "5.1": [ddim],
     "5.2": [distinct_n, lambda t, n: metrics.distinct_n([t], n)],
     "5.3": [top_token_share, lambda t: metrics.top_token_share([t])],
+    "7.1": [
+        mix,
+        lambda x, e: torch.stack([F.softmax(row, 0) @ e for row in x]),
+    ],
+    "7.2": [
+        likelihood,
+        lambda z, e, a, s: likelihood(z, e, a, s) - 7,
+        lambda z, e, a, s: (a / s) ** 2 * (e @ z / a - e.square().sum(-1) / 2),
+        lambda z, e, a, s: (
+            torch.distributions.Normal(a * e, s).log_prob(z).sum(-1)
+        ),
+    ],
+    "7.3": [
+        fit,
+        lambda n, x, count: schedules.fit_warp(n, x, count, trim=0),
+        lambda n, x, count: fit(n, x, count).tolist(),
+    ],
 }
 
 WRONG = {
@@ -371,6 +403,45 @@ WRONG = {
         (lambda t: 1 - top_token_share(t), "all other tokens"),
         (lambda t: max(t.count(x) for x in t) / len(set(t)), "different"),
     ],
+    "7.1": [
+        (lambda x, e: x @ e, "softmax is missing"),
+        (lambda x, e: x.exp() @ e, "add up to 1"),
+        (lambda x, e: x.softmax(0) @ e, "over positions"),
+        (lambda x, e: e[x.argmax(-1)], "likeliest token"),
+        (lambda x, e: e.mean(0).expand(len(x), -1), "plain mean"),
+        (lambda x, e: x.softmax(-1), "shape (4, 6)"),
+        (lambda x, e: 0 * mix(x, e), "turn the logits"),
+    ],
+    "7.2": [
+        (lambda *given: likelihood(*given).exp(), "logarithm"),
+        (lambda *given: -likelihood(*given), "sign"),
+        (lambda *given: 2 * likelihood(*given), "by two"),
+        (lambda z, e, a, s: likelihood(z, e, a, 0.5**0.5), "2 sigma²: how"),
+        (lambda z, e, a, s: likelihood(z, e, a, 1), "halving is right"),
+        (lambda z, e, a, s: likelihood(z, e, a, s**0.5), "not by sigma."),
+        (
+            lambda z, e, a, s: -(z - a * e).norm(dim=-1) / (2 * s**2),
+            "its square",
+        ),
+        (lambda z, e, a, s: likelihood(z, e, 1, s), "alpha is missing"),
+        (lambda z, e, a, s: a / s**2 * e @ z, "half square"),
+        (lambda z, e, a, s: e[:, 0], "square the distances"),
+    ],
+    "7.3": [
+        (lambda n, x, count: np.log(fit(n, x, count)), "exponential"),
+        (lambda n, x, count: np.linspace(x[0], x[-1], count), "the losses"),
+        (
+            lambda n, x, count: np.interp(
+                np.linspace(x[0], x[-1], count), x, n
+            ),
+            "not the level",
+        ),
+        (lambda n, x, count: np.linspace(n[0], n[-1], count), "equal steps;"),
+        (lambda n, x, count: np.geomspace(n[0], n[-1], count), "factors"),
+        (lambda n, x, count: fit(n, x, count)[::-1], "low to high"),
+        (lambda n, x, count: fit(n, x, count + 1), "shape (7,)"),
+        (lambda n, x, count: [0.3] * count, "first and the last"),
+    ],
 }
 
 
@@ -385,7 +456,7 @@ def flatten(table):
 def test_every_exercise_is_tested():
     assert set(exercises.REGISTRY) == set(RIGHT) == set(WRONG)
     assert all(len(wrong) >= 3 for wrong in WRONG.values())
-    for chapter in "12345":
+    for chapter in "123457":
         assert sum(n.startswith(f"{chapter}.") for n in RIGHT) >= 3
 
 
