@@ -8,6 +8,7 @@ and looks the same in Jupyter, in Colab and on the page.
 
 - `line_explorer`: curves that follow a slider.
 - `token_explorer`: text coming out of noise, step by step.
+- `theatre`: several such texts, two models side by side.
 - `points_explorer`: points drifting in the plane, tied to their nearest.
 - `grid_explorer`: which output answers to which input.
 - `live`: the same control with a kernel behind it (ipywidgets).
@@ -22,6 +23,7 @@ import hashlib
 import json
 import math
 import re
+import string
 from html import escape
 
 import numpy as np
@@ -111,6 +113,29 @@ html body[data-jp-theme-light=true] .dblm-figure.dblm-figure{{{_LIGHT}}}
     ".dblm-figure svg .dblm-on{font-weight:700;fill:var(--d-1)}"
 )
 
+# What one kind of figure adds; the others keep their bytes.
+_MORE_STYLE = {
+    "theatre": (
+        ".dblm-controls .dblm-pick,.dblm-pick select{max-width:100%;"
+        "min-width:0}"
+        ".dblm-panels>div:has(>.dblm-stage){display:flex;"
+        "flex-direction:column}.dblm-stage{flex:1 0 auto}\n"
+        ".dblm-tokens .dblm-still-changes{font-style:italic;"
+        "border-bottom:2px dotted var(--d-1)}\n"
+        ".dblm-tokens .dblm-beyond{opacity:.7;font-style:normal}"
+        ".dblm-tokens .dblm-space{white-space:pre}\n"
+        ".dblm-figure .dblm-count{color:var(--d-dim);font-size:.9rem;"
+        "font-variant-numeric:tabular-nums}"
+        ".dblm-figure .dblm-verdict{font-size:.9rem;min-height:3em}\n"
+        ".dblm-legend .dblm-tokens{display:inline;padding:0;border:0;"
+        "line-height:1.5}\n"
+    )
+}
+# Whole numbers are packed into texts, six bits a letter.
+_LETTERS = string.ascii_uppercase + string.ascii_lowercase
+_LETTERS += string.digits + "-_"
+_SUREST = len(_LETTERS) - 1  # one letter a confidence
+
 # `draw(root, data, i, o)` shows frame i of option o and returns the readout.
 _CORE = """
 document.querySelectorAll('[data-dblm="ID"]').forEach(function(root){
@@ -185,6 +210,37 @@ function draw(root,d,i){
   box.style.minHeight=Math.max(parseFloat(box.style.minHeight)||0,
    box.offsetHeight)+'px';
  });
+ return d.notes[i];
+}""",
+    "theatre": """
+function draw(root,d,i,o){
+ function each(q,f){root.querySelectorAll(q).forEach(f)}
+ function read(s,k,w){for(var n=0,j=k*w;j<k*w+w;j++)
+  n=n*64+d.letters.indexOf(s[j]);return n}
+ each('.dblm-tokens.dblm-stage',function(box,p){
+  var q=d.t[o][p],said='',ended=false,k,s,w,sure,moves;
+  box.textContent='';
+  for(k=0;k<q.n;k++){
+   s=document.createElement('span');w=d.v[read(q.f,i*q.n+k,d.wide)];
+   moves=i<read(q.e,k,d.far);
+   s.className=(moves?'dblm-still-changes ':'')+(ended?'dblm-beyond':'');
+   s.title=moves?d.words[0]:d.words[1];
+   if(q.c){sure=read(q.c,i*q.n+k,1)/63;s.style.setProperty('--v',
+    sure.toFixed(2));s.title=d.label+' '+sure.toFixed(2)+', '+s.title}
+   if(w===d.end){s.textContent=ended?d.marks[1]:d.marks[0];ended=true}
+   else{s.textContent=w.replace(/\\n/g,ended?d.marks[2]:d.marks[2]+'\\n');
+    if(!ended)said+=(k?d.gap:'')+w}
+   if(k&&d.gap)box.appendChild(document.createTextNode(d.gap));
+   box.appendChild(s);
+  }
+  box.setAttribute('aria-label',d.names[p]+said);
+  box.style.minHeight=Math.max(parseFloat(box.style.minHeight)||0,
+   box.offsetHeight)+'px';
+ });
+ each('.dblm-count',function(e,p){var q=d.t[o][p],n=0,k;
+  for(k=0;k<q.n;k++)n+=i>=read(q.e,k,d.far);
+  e.textContent=d.before[p][i]+n+' of '+q.n+d.words[2]});
+ each('.dblm-verdict',function(e,p){e.textContent=d.t[o][p].s});
  return d.notes[i];
 }""",
     "points": """
@@ -688,6 +744,152 @@ def grid_explorer(
 attention_explorer = grid_explorer
 
 
+def theatre(
+    tales,
+    *,
+    alt,
+    panel_labels,
+    step_labels=None,
+    slider_label="step",
+    select_label="tale",
+    value_label="confidence",
+    notes=None,
+    panel_notes=None,
+    end="<|endoftext|>",
+    separator="",
+    title="",
+    start=0,
+    play=True,
+    autoplay=False,
+    interval=160,
+    name=None,
+):
+    """Choose a tale and drag through the steps in which models write it.
+
+    As `token_explorer`, with a menu of tales and a panel a model. A token
+    that will still change before the end is italic and has a dotted line
+    under it. The first end-of-text token is a small square; what
+    stands after it is faint and not counted as text.
+
+    Parameters
+    ----------
+    tales : list of dict
+        ``label``, its name in the menu, and ``panels``, one dict a model:
+        ``frames``, list of list of str, the tokens of each step, all of one
+        length; ``confidence``, array (steps, positions) in [0, 1], may be
+        left out; ``verdict``, str, the line under the text at all steps,
+        for instance "At the end the name breaks: Tom, then Lily."
+    alt : str
+        A sentence that says what is drawn.
+    panel_labels : list of str
+        Names of the models, one a panel.
+    step_labels : list, optional
+        What is shown beside the slider, one a step.
+    select_label : str
+        What the menu chooses.
+    value_label : str
+        What ``confidence`` is.
+    notes : list of str, optional
+        The line of text under each step; without it, the step.
+    panel_notes : list of lists of str, optional
+        For each panel and step what stands before the count of positions
+        that are final, for instance its noise level.
+    end : str, optional
+        The end-of-text token; None if there is none.
+    separator, title, start, play, autoplay, interval, name
+        As in `token_explorer`.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        A tale lacks something, shapes differ, a confidence is outside
+        [0, 1], or nothing is given.
+    TypeError
+        A tale or a panel is no dict.
+
+    Notes
+    -----
+    The page grows by three bytes a token and step.
+
+    Examples
+    --------
+    >>> panel = {"frames": [["a", " b"], ["a", " cat"]], "verdict": "good"}
+    >>> theatre([{"label": "first", "panels": [panel]}], name="stage",
+    ...         alt="Two words.", panel_labels=["repaired"])
+    <interactive figure dblm-stage>
+    """
+    names = _texts(panel_labels, len(panel_labels), "panel_labels")
+    labels, plays = _plays(tales, len(names))
+    count = len(plays[0][0]["rows"])
+    steps = _steps(range(count) if step_labels is None else step_labels)
+    _same("step_labels", (len(steps),), (count,), "one a step")
+    for t, panels in enumerate(plays):
+        for p, panel in enumerate(panels):
+            if len(panel["rows"]) != count:
+                raise ValueError(
+                    f"all panels need the same number of steps: {_spot(t, p)} "
+                    f"has {len(panel['rows'])}, the first panel {count}"
+                )
+    start = _index(start, count, "start")
+    if notes is None:
+        notes = [f"{slider_label} {step}" for step in steps]
+    notes = _texts(notes, count, "notes")
+    before = _before(panel_notes, len(names), count)
+    known = {}
+    for panels in plays:
+        for panel in panels:
+            for row in panel["rows"]:
+                for token in row:
+                    known.setdefault(token, len(known))
+    wide, far = _width(len(known)), _width(count)
+    data = {
+        "steps": steps,
+        "letters": _LETTERS,
+        "v": list(known),
+        "wide": wide,
+        "far": far,
+        "t": [
+            [_packed(q, known, wide, far) for q in panels] for panels in plays
+        ],
+        "gap": separator,
+        "end": end,
+        "marks": _MARKS,
+        "words": _FATES,
+        "names": [f"{label}: " if label else "" for label in names],
+        "before": before,
+        "label": value_label,
+        "notes": notes,
+        "ms": int(interval),
+        "auto": bool(play and autoplay),
+    }
+    boxes = "".join(
+        "<div>"
+        + (f'<p class="dblm-title">{escape(label)}</p>' if label else "")
+        + _stage(panel, start, data, label)
+        + f'<p class="dblm-count">{escape(said[start])}'
+        + f"{_final(panel, start)}</p>"
+        + f'<p class="dblm-verdict">{escape(panel["verdict"])}</p></div>'
+        for panel, label, said in zip(plays[0], names, before, strict=True)
+    )
+    legend = _stage_legend(plays, value_label, data)
+    return _figure(
+        "theatre",
+        data,
+        f'<div class="dblm-panels dblm-drawing">{boxes}</div>{legend}',
+        alt=alt,
+        title=title,
+        slider=(slider_label, start),
+        select=(select_label, labels) if len(labels) > 1 else None,
+        play=play,
+        readout=notes[start],
+        name=name,
+    )
+
+
 def live(function, **controls):
     """Call a function again whenever the reader moves a control.
 
@@ -753,10 +955,11 @@ def _figure(
     controls = _controls(data["steps"], slider, select, play)
     heading = f'<p class="dblm-title">{escape(title)}</p>' if title else ""
     script = _DRAW[kind] + _CORE.replace("ID", ident)
+    style = _STYLE + _MORE_STYLE.get(kind, "")
     html = (
         f'<div class="dblm-figure tex2jax_ignore mathjax_ignore" '
         f'id="{ident}" data-dblm="{ident}" role="group" '
-        f'aria-label="{escape(title or alt)}">\n<style>{_STYLE}</style>\n'
+        f'aria-label="{escape(title or alt)}">\n<style>{style}</style>\n'
         f"{heading}{controls}\n{drawing.replace('CLIP', ident)}\n"
         f'<p class="dblm-readout" aria-live="polite">{escape(readout)}</p>\n'
         f'<script type="application/json" class="dblm-data">{text}</script>'
@@ -970,6 +1173,171 @@ def _token_box(row, sure, separator, label):
     )
 
 
+_MARKS = ["∎", " ·", "↵"]  # the end, an end after the end, a line break
+_FATES = ["will still change", "final", " positions are final"]
+
+
+def _plays(tales, count):
+    """Check the tales of a theatre; labels, and panels ready to draw."""
+    if isinstance(tales, dict) or not len(tales):
+        raise ValueError("tales must be a list of dicts, at least one")
+    labels, plays = [], []
+    for t, tale in enumerate(tales):
+        where = f"tales[{t}]"
+        _keys(tale, where, ["label", "panels"])
+        labels.append(str(tale["label"]))
+        if isinstance(tale["panels"], dict) or len(tale["panels"]) != count:
+            raise ValueError(
+                f"{where} has {len(tale['panels'])} panels, but there are "
+                f"{count} panel_labels: give a list with one dict a label"
+            )
+        plays.append(
+            [_play(q, _spot(t, p)) for p, q in enumerate(tale["panels"])]
+        )
+    return labels, plays
+
+
+def _play(panel, where):
+    _keys(panel, where, ["frames", "verdict"], ["confidence"])
+    rows = _tokens(panel["frames"], f"{where} frames")
+    for i, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise ValueError(
+                f"{where} frames must have one length: step {i} has "
+                f"{len(row)} tokens, step 0 has {len(rows[0])}"
+            )
+    sure = panel.get("confidence")
+    sure = _shares(sure, rows, f"{where} confidence", _SUREST)
+    # The first step from which a position's token stays as it is.
+    settled = [
+        next(
+            (i + 1 for i in reversed(range(len(rows))) if rows[i][k] != last),
+            0,
+        )
+        for k, last in enumerate(rows[-1])
+    ]
+    return {
+        "rows": rows,
+        "sure": sure,
+        "settled": settled,
+        "verdict": str(panel["verdict"]),
+    }
+
+
+def _spot(t, p):
+    return f"tales[{t}] panels[{p}]"
+
+
+def _keys(given, where, needed, allowed=()):
+    """Refuse a dict that lacks a key, or has one that nobody reads."""
+    if not isinstance(given, dict):
+        raise TypeError(
+            f"{where} must be a dict with {', '.join(needed)}; "
+            f"got {type(given).__name__}"
+        )
+    missing = [key for key in needed if key not in given]
+    unknown = [key for key in given if key not in {*needed, *allowed}]
+    if missing or unknown:
+        wrong = f"lacks {missing}" if missing else f"has unknown {unknown}"
+        raise ValueError(
+            f"{where} {wrong}: give {', '.join(needed)}"
+            + (f" and, if you like, {', '.join(allowed)}" if allowed else "")
+        )
+
+
+def _before(panel_notes, panels, count):
+    if panel_notes is None:
+        return [[""] * count for _ in range(panels)]
+    if isinstance(panel_notes, str) or len(panel_notes) != panels:
+        raise ValueError(
+            f"panel_notes must be {panels} lists of texts, one a panel; "
+            f"got {panel_notes!r}"
+        )
+    return [
+        [f"{note}; " for note in _texts(said, count, f"panel_notes[{p}]")]
+        for p, said in enumerate(panel_notes)
+    ]
+
+
+def _width(count):
+    """How many letters a number below ``count`` takes (at most ``count``)."""
+    return next(w for w in range(1, 9) if count < len(_LETTERS) ** w)
+
+
+def _pack(numbers, width):
+    """Write whole numbers as letters, six bits each."""
+    base = len(_LETTERS)
+    return "".join(
+        _LETTERS[number // base**place % base]
+        for number in numbers
+        for place in reversed(range(width))
+    )
+
+
+def _packed(panel, known, wide, far):
+    rows, sure = panel["rows"], panel["sure"]
+    return {
+        "n": len(rows[0]),
+        "f": _pack((known[token] for row in rows for token in row), wide),
+        "c": sure and _pack((c for row in sure for c in row), 1),
+        "e": _pack(panel["settled"], far),
+        "s": panel["verdict"],
+    }
+
+
+def _final(panel, i):
+    settled = panel["settled"]
+    done = sum(first <= i for first in settled)
+    return f"{done} of {len(settled)}{_FATES[2]}"
+
+
+def _stage(panel, i, data, label):
+    """One panel's text at one step, as the script draws it."""
+    spans, text, ended = [], [], False
+    for k, token in enumerate(panel["rows"][i]):
+        moves = i < panel["settled"][k]
+        fate = _FATES[0] if moves else _FATES[1]
+        mark = "dblm-still-changes " if moves else ""
+        mark += "dblm-beyond" if ended else ""
+        style = ""
+        if panel["sure"]:
+            sure = f"{panel['sure'][i][k] / _SUREST:.2f}"
+            style = f' style="--v:{sure}"'
+            fate = f"{data['label']} {sure}, {fate}"
+        shown = token.replace("\n", _MARKS[2] if ended else _MARKS[2] + "\n")
+        if token == data["end"]:
+            shown, ended = _MARKS[ended], True
+        elif not ended:
+            text.append(token)
+        spans.append(
+            f'<span class="{mark}" title="{escape(fate)}"{style}>'
+            f"{escape(shown)}</span>"
+        )
+    gap = data["gap"]
+    said = (f"{label}: " if label else "") + gap.join(text)
+    return (
+        f'<div class="dblm-tokens dblm-stage" role="img" '
+        f'aria-label="{escape(said)}">{escape(gap).join(spans)}</div>'
+    )
+
+
+def _stage_legend(plays, value_label, data):
+    """Say what a token's looks mean; only what occurs."""
+    rows = [
+        f'<span><span class="dblm-tokens"><span class="{mark}">word</span>'
+        f"</span> {fate}</span>"
+        for mark, fate in zip(["dblm-still-changes", ""], _FATES, strict=False)
+    ]
+    if data["end"] in data["v"]:
+        rows.append(f"<span>{_MARKS[0]} end of the text</span>")
+    if any(panel["sure"] for panels in plays for panel in panels):
+        rows.append(
+            f'<span>{escape(value_label)} 0 <span class="dblm-scale" '
+            'aria-hidden="true"></span> 1</span>'
+        )
+    return f'<p class="dblm-legend">{"".join(rows)}</p>'
+
+
 def _tokens(frames, name):
     if isinstance(frames, str) or not len(frames):
         raise ValueError(f"{name} needs a list of tokens for each step")
@@ -985,8 +1353,8 @@ def _tokens(frames, name):
     return rows
 
 
-def _shares(values, rows, name):
-    """Turn values in [0, 1] into whole hundredths, row by row."""
+def _shares(values, rows, name, top=100):
+    """Turn values in [0, 1] into whole numbers up to top, row by row."""
     if values is None:
         return None
     if len(values) != len(rows):
@@ -1002,7 +1370,7 @@ def _shares(values, rows, name):
                 f"{name} must lie in [0, 1]; row {i} reaches from "
                 f"{value.min():g} to {value.max():g}"
             )
-        out.append(_whole(100 * np.clip(value, 0, 1)))
+        out.append(_whole(top * np.clip(value, 0, 1)))
     return out
 
 
