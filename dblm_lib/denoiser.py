@@ -364,8 +364,6 @@ class DenoiserBase(GPT2PreTrainedModel):
         config, dim = self.config, self.embeddings.embedding_dim
         for layer in self.entrance():
             layer.enters = True
-        if config.head == "mixture":
-            self.project_out = nn.Linear(config.hidden_size, config.vocab_size)
         if config.self_conditioning:
             self.project_guess = nn.Linear(dim, config.hidden_size, bias=False)
             self.project_guess.starts_at_zero = True
@@ -414,7 +412,10 @@ class DenoiserBase(GPT2PreTrainedModel):
                     "tokens: set head='mixture'"
                 )
             return output
-        output = output.float()
+        # Logits are products with the embeddings themselves: a token that is
+        # seen elsewhere can be copied by copying its embedding.
+        with torch.autocast(output.device.type, enabled=False):
+            output = output.float() @ self.table().float().T
         if self.config.likelihood:
             output = output + self.log_likelihood(zt, t)
         return output if logits else self.mix(output)

@@ -714,7 +714,7 @@ def test_cross_entropy_learns_and_embeddings_move():
     model, (ids, mask) = repaired(), tiny_texts()
     before = model.embeddings.weight.detach().clone()
     config = small_run(
-        steps=150, learning_rate=1e-2, batch_size=16, embedding_rate=2.0
+        steps=400, learning_rate=1e-2, batch_size=16, embedding_rate=2.0
     )
     history = training.train(model, ids, mask, config)
     start, end = history.loss[:10], history.loss[-10:]
