@@ -1,4 +1,4 @@
-"""The command ``dblm``: sample, train, watch denoising, print the facts.
+"""The command ``dblm``: sample, measure, train, watch denoising, say facts.
 
 Exit codes: 0 all well; 1 the work failed (a damaged file, no network);
 2 the request was not understood or cannot be met; 130 stopped by Ctrl-C.
@@ -6,12 +6,14 @@ A user's mistake gets one line, never a traceback.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import shutil
 import sys
 import textwrap
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,11 +22,14 @@ from . import __version__, resources
 __all__ = ["build_parser", "main"]
 
 CANVAS = 64  # tokens, of `sample` and `denoise`
+MODEL = "tales-dblm"  # what `sample` uses
+EXACT = "exact"  # in the place of a model: a denoiser that knows its texts
 
 _EPILOG = """\
 Begin with:
   dblm denoise "In the middle of the night..."
   dblm sample --check
+  dblm eval tales-dblm
 
 'dblm COMMAND --help' explains a command with examples.
 Exit codes: 0 all well; 1 the work failed (a damaged file, no network);
@@ -32,14 +37,29 @@ Exit codes: 0 all well; 1 the work failed (a damaged file, no network);
 """
 _SAMPLE = """\
 examples:
-  dblm sample                               8 texts out of pure noise
+  dblm sample                               8 tales out of pure noise
   dblm sample --check                       with the grammar's verdicts
   dblm sample --show -n 1 --steps 12        the way there, step by step
   dblm sample --prompt "One sunny morning," --seed 3
   dblm sample --model my-run/final --steps 16
+  dblm sample --model exact                 by a denoiser that is always right
 
-Without --model the exact denoiser of 2,000 tales is used: it knows them by
-heart, and shows what the reverse process does when the denoiser is right.
+Without --model the book's own tales-dblm is used. 'exact' is the denoiser of
+2,000 tales that it knows by heart; it shows what the reverse process does
+when the denoiser is right.
+"""
+_EVAL = """\
+examples:
+  dblm eval tales-dblm                      all figures (minutes)
+  dblm eval tales-dblm --samples 100 --steps 8
+  dblm eval tales-gpt2                      its twin, from left to right
+  dblm eval my-run/final --samples 100 --steps 64 --continued 0
+
+Each table says of the texts written in one way which share of them hold
+together, what the autoregressive judge tales-gpt2 gives them beside real
+tales, how rich their tokens are, and whether they are copied. Beside each
+figure stand its 95 % interval and, for a model of the book, the figure in
+data/MANIFEST.json.
 """
 _TRAIN = """\
 examples:
@@ -65,6 +85,7 @@ of them are right: first there, then in the denoiser's guess.
 
 Without --model the denoiser is the exact one of 2,000 tales and your
 sentence: it knows them by heart, and therefore guesses well from the start.
+A network, such as --model tales-dblm, knows tales and not your sentence.
 """
 
 
@@ -84,6 +105,7 @@ def build_parser():
         dest="command", metavar="COMMAND", required=True
     )
     _add_sample(commands)
+    _add_eval(commands)
     _add_train(commands)
     _add_denoise(commands)
     _add_info(commands)
@@ -100,14 +122,17 @@ def _command(commands, name, short, epilog):
     )
 
 
-_MODEL = "folder of a trained model (OUT/final of 'dblm train')"
+_MODEL = (
+    "tales-dblm, folder of a trained model (OUT/final of 'dblm train'), or "
+    "exact (default {})"
+)
 _SEED = "random numbers to use (default 0)"
 
 
 def _add_sample(commands):
     sub = _command(commands, "sample", "write texts by diffusion", _SAMPLE)
     add = sub.add_argument
-    add("--model", help=_MODEL)
+    add("--model", metavar="NAME", help=_MODEL.format(MODEL))
     add("--prompt", metavar="TEXT", help="how each text begins")
     add(
         *("-n", "--count"),
@@ -135,6 +160,34 @@ def _add_sample(commands):
         help="first, how the denoiser's guess of the first text changes",
     )
     sub.set_defaults(run=_sample)
+
+
+def _add_eval(commands):
+    sub = _command(commands, "eval", "measure what a model writes", _EVAL)
+    add = sub.add_argument
+    add("name", metavar="NAME", help="tales-dblm, tales-gpt2, or a folder")
+    for name, default, text in (
+        ("--samples", 1000, "texts for each number of steps"),
+        ("--continued", 200, "beginnings of tales to continue; 0: none"),
+    ):
+        add(
+            name,
+            type=_whole if default == 1000 else _none_or_more,
+            default=default,
+            metavar="N",
+            help=f"{text} (default {default})",
+        )
+    add(
+        "--steps",
+        type=_whole,
+        nargs="+",
+        default=[64, 16, 8],
+        metavar="N",
+        help="numbers of reverse steps; prompts get the first (64 16 8)",
+    )
+    add("--seed", type=_seed, default=0, metavar="N", help=_SEED)
+    add("--json", action="store_true", help="print JSON")
+    sub.set_defaults(run=_eval)
 
 
 # Settings that `train` writes down and that `--resume` reads again.
@@ -191,7 +244,7 @@ def _add_denoise(commands):
     )
     add = sub.add_argument
     add("sentence", help="in quotation marks")
-    add("--model", help=_MODEL)
+    add("--model", metavar="NAME", help=_MODEL.format(EXACT))
     add(
         "--level",
         type=float,
@@ -244,6 +297,11 @@ def _whole(value):
     return number
 
 
+def _none_or_more(value):
+    """A whole number of at least 0, for argparse."""
+    return 0 if value == "0" else _whole(value)
+
+
 def _seed(value):
     """A whole number of at least 0 that a generator takes, for argparse."""
     if not (value.isascii() and value.isdigit() and int(value) < 2**32):
@@ -288,29 +346,47 @@ def _note(words):
 # --- sample and denoise -----------------------------------------------------
 
 
-def _exact_model(tokenizer, extra=()):
-    """Table, schedule and an exact denoiser in place of a network."""
-    import torch
+class _ByHeart:
+    """The exact denoiser of some tales, in the place of a trained model."""
 
-    from . import decoding, noising, schedules, text
+    def __init__(self, tokenizer, extra=()):
+        import torch
 
-    texts = [*extra, *text.load("tales", size=2000, valid_size=1).train]
-    ids, _ = text.encode_batch(texts, tokenizer, CANVAS)
-    table = noising.random_table(
-        len(tokenizer), 32, torch.Generator().manual_seed(20221)
-    )  # its own seed: the noise must not repeat the table's numbers
-    schedule = schedules.LogUniform(0.05, 20)
-    return table, schedule, decoding.empirical_denoiser(table[ids], schedule)
+        from . import decoding, noising, schedules, text
+
+        texts = [*extra, *text.load("tales", size=2000, valid_size=1).train]
+        ids, _ = text.encode_batch(texts, tokenizer, CANVAS)
+        self._table = noising.random_table(
+            len(tokenizer), 32, torch.Generator().manual_seed(20221)
+        )  # its own seed: the noise must not repeat the table's numbers
+        self.schedule = schedules.LogUniform(0.05, 20)
+        self._denoise = decoding.empirical_denoiser(
+            self._table[ids], self.schedule
+        )
+
+    def __call__(self, zt, t):
+        return self._denoise(zt, t)
+
+    def table(self):
+        return self._table
+
+    def embed(self, ids):
+        return self._table[ids]
+
+    def parameters(self):
+        yield self._table
+
+    def eval(self):
+        return self
 
 
-def _setting(name, tokenizer, extra=()):
-    """Table, schedule and denoiser: of a trained model, or the exact one."""
+def _load(name, tokenizer, extra=()):
+    """A trained model, or the exact denoiser."""
     from . import denoiser
 
-    if name is None:
-        return _exact_model(tokenizer, extra)
-    model = denoiser.load(name)
-    return model.table().detach(), model.schedule, model
+    if name == EXACT:
+        return _ByHeart(tokenizer, extra)
+    return denoiser.load(name)
 
 
 def _tokenizer(name):
@@ -319,63 +395,47 @@ def _tokenizer(name):
     return resources.load_tokenizer(own if name and own.is_file() else "tales")
 
 
-def _given(prompt, count, tokenizer):
-    """The prompt on `count` canvases, and where it stands."""
-    import torch
-
-    from . import text
-
-    text.check_known(prompt, tokenizer)
-    row = tokenizer(prompt)["input_ids"]
-    if len(row) > CANVAS:
-        raise ValueError(
-            f"the prompt has {len(row)} tokens, the canvas only {CANVAS}: "
-            "shorten it"
-        )
-    canvas = torch.zeros(count, CANVAS, dtype=torch.long)
-    canvas[:, : len(row)] = torch.tensor(row)
-    keep = (torch.arange(CANVAS) < len(row)).expand(count, CANVAS)
-    return canvas, keep
+def _default_model():
+    """The book's denoiser; in its absence the exact one."""
+    if MODEL in resources.checkpoints():
+        return MODEL
+    _note(
+        f"{MODEL} is not in {resources.data_path()}: using the exact denoiser"
+    )
+    return EXACT
 
 
 def _sample(options):
-    import torch
+    from . import decoding
 
-    from . import decoding, noising, text
-
-    tokenizer = _tokenizer(options.model)
-    canvas = keep = None
-    if options.prompt is not None:
-        canvas, keep = _given(options.prompt, options.count, tokenizer)
-    table, schedule, denoise = _setting(options.model, tokenizer)
-    path = decoding.Trajectory() if options.show else None
-    x0_hat = decoding.sample(
-        denoise,
-        schedule,
-        (options.count, CANVAS, table.shape[1]),
-        options.steps,
-        torch.Generator().manual_seed(options.seed),
-        known=None if canvas is None else table[canvas],
-        keep=keep,
-        trajectory=path,
+    name = options.model
+    name = _default_model() if name is None else name
+    tokenizer = _tokenizer(name)
+    found = decoding.generate(
+        (model := _load(name, tokenizer)),
+        tokenizer,
+        options.prompt,
+        record=options.show,
+        seed=options.seed,
+        max_length=CANVAS,
+        num_return_sequences=options.count,
+        num_steps=options.steps,
         progress=sys.stderr.isatty(),
     )
     if options.show:
-        _show(path, table, schedule, tokenizer)
-    ids = noising.nearest(x0_hat, table)
-    _print_texts(text.decode_batch(ids, tokenizer), options.check)
+        _show(found.trajectory, model.schedule, tokenizer)
+    _print_texts(found.texts, options.check)
 
 
-def _show(path, table, schedule, tokenizer, lines=16):
+def _show(path, schedule, tokenizer, lines=16):
     """Print the guess of the first text at `lines` of the steps at most."""
-    from . import noising, text
+    from . import text
 
     print("How the denoiser's guess of the first text changes:")
     print("  noise  guess, each position rounded to its nearest token")
     every = math.ceil(len(path.times) / lines)
-    for t, x0_hat in list(zip(path.times, path.x0_hat))[::every]:
-        row = noising.nearest(x0_hat[:1], table)
-        words = text.decode_batch(row, tokenizer)[0]
+    for t, ids in list(zip(path.times, path.ids))[::every]:
+        words = text.decode_batch(ids[:1], tokenizer)[0]
         _say(_printable(words), f"{float(schedule.noise_level(t)):7.2f}  ")
     print()
 
@@ -402,7 +462,8 @@ def _denoise(options):
 
     from . import noising, text
 
-    tokenizer = _tokenizer(options.model)
+    name = EXACT if options.model is None else options.model
+    tokenizer = _tokenizer(name)
     text.check_known(options.sentence, tokenizer)
     count = len(tokenizer(options.sentence)["input_ids"])
     if count >= CANVAS:
@@ -410,36 +471,35 @@ def _denoise(options):
             f"the sentence has {count} tokens; the canvas holds {CANVAS - 1} "
             "and an end: shorten it"
         )
-    setting = _setting(options.model, tokenizer, (options.sentence,))
-    table, schedule, _ = setting
+    model = _load(name, tokenizer, (options.sentence,))
+    table = model.table().detach()
     ids, _ = text.encode_batch([options.sentence], tokenizer, CANVAS)
     level = options.level
     if level is None:
         std = table.std().item()
         level = 3 * noising.information_band(*table.T.shape, std)
-    times = _falling_times(schedule, level, options.steps)
-    _explain(options)
+    times = _falling_times(model.schedule, level, options.steps)
+    _explain(name, options.guess)
     print("  noise  right  guess")
     with torch.no_grad():
-        for t, zt, x0_hat in _backwards(setting, ids, times, options.seed):
-            found = [
-                noising.nearest(points[0, :count], table)
-                for points in (zt, x0_hat)
-            ]
+        for t, *found in _backwards(model, ids, times, options.seed):
+            found = [row[0, :count] for row in found]
             _print_step(
-                "clean" if t is None else f"{schedule.noise_level(t):.2f}",
+                "clean"
+                if t is None
+                else f"{model.schedule.noise_level(t):.2f}",
                 *[(row == ids[0, :count]).double().mean() for row in found],
                 tokenizer.decode(found[options.guess]),
             )
 
 
-def _explain(options):
+def _explain(name, guess):
     which = (
-        f"the network in {options.model}"
-        if options.model is not None
-        else "the exact one of 2,000 tales and your sentence, by heart"
+        "the exact one of 2,000 tales and your sentence, by heart"
+        if name == EXACT
+        else f"the network in {name}"
     )
-    shown = "guess" if options.guess else "points"
+    shown = "guess" if guess else "points"
     print(f"Denoiser: {which}.")
     print(
         f"A line shows the {shown} of one step, rounded to tokens; 'right' "
@@ -452,25 +512,27 @@ def _print_step(name, right, guess, words):
     _say(_printable(words), f"{name:>7}  {right:5.0%}  {guess:5.0%}  ")
 
 
-def _backwards(setting, ids, times, seed):
-    """Noise a sentence and take it back: ``(t, zt, x0_hat)`` of each step.
+def _backwards(model, ids, times, seed):
+    """Noise a sentence and take it back: ``(t, points, guess)`` of each step.
 
-    The last has no time: its points are the last guess itself.
+    Both are rounded to ids. The last step has no time: its points are the
+    last guess itself.
     """
     import torch
 
     from . import decoding, noising
 
-    table, schedule, denoise = setting
+    table, schedule = model.table().detach(), model.schedule
+    guesser = decoding.Guesser(model)
     generator = torch.Generator().manual_seed(seed)
     zt, _ = noising.add_noise(table[ids], times[0], schedule, generator)
     for t, s in pairwise([*times, None]):
-        x0_hat = denoise(zt, t.expand(ids.shape))
-        yield t, zt, x0_hat
+        x0_hat = guesser(zt, t.expand(ids.shape))
+        yield t, noising.nearest(zt, table), guesser.ids
         if s is not None:
             eps = torch.randn(zt.shape, generator=generator)
             zt = decoding.ancestral_step(x0_hat, zt, schedule, t, s, eps)
-    yield None, x0_hat, x0_hat
+    yield None, guesser.ids, guesser.ids
 
 
 def _falling_times(schedule, level, steps):
@@ -488,21 +550,124 @@ def _falling_times(schedule, level, steps):
     last = max(low, level / 6)
     shares = [k / max(1, steps - 1) for k in range(steps)]
     levels = [level * (last / level) ** share for share in shares]
-    return [_time_of(schedule, level) for level in levels]
+    return [schedule.time_of(level) for level in levels]
 
 
-def _time_of(schedule, level):
-    """The time at which the schedule reaches a noise level, by bisection."""
-    import torch
+# --- eval -------------------------------------------------------------------
 
-    below, above = 0.0, 1.0
-    for _ in range(60):
-        middle = (below + above) / 2
-        if float(schedule.noise_level(middle)) < level:
-            below = middle
-        else:
-            above = middle
-    return torch.tensor(above, dtype=torch.float64)
+# What is printed of a report: name, words, and how the number is written.
+_FIGURES = (
+    ("coherent", "hold together", "share"),
+    ("distinct", "differ from each other", "share"),
+    ("copied", "copied from the training text", "share"),
+    ("judge", "nats a token, by the judge", "number"),
+    ("above_real", "the same, above real tales", "signed"),
+    ("entropy", "entropy of single tokens, nats", "number"),
+    ("distinct_2", "different pairs of tokens", "share"),
+    ("repeats", "tokens like their left neighbour", "share"),
+    ("tokens", "tokens a text", "number"),
+)
+_WRITTEN = {"share": "{:.1%}", "number": "{:.3f}", "signed": "{:+.3f}"}
+_TITLES = {
+    "beginnings": "beginnings of held-out tales, continued",
+    "prompts": "texts behind the proposal's prompts, which begin no tale:\n"
+    "only what follows is measured, put behind an opening of the grammar",
+    "left to right": "texts, written from left to right",
+    "real tales": "held-out tales, for comparison",
+}
+
+
+def _eval(options):
+    from . import evaluation
+
+    start = time.perf_counter()
+    model, tokenizer = _any_model(options.name)
+    found = evaluation.evaluate(
+        model.to(resources.device()),
+        tokenizer,
+        samples=options.samples,
+        steps=list(dict.fromkeys(options.steps)),
+        seed=options.seed,
+        continued=options.continued,
+        progress=sys.stderr.isatty(),
+    )
+    recorded = _recorded(options.name)
+    facts = {
+        "name": options.name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "judge": evaluation.JUDGE,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    differing = evaluation.differing(found, recorded)
+    if options.json:
+        facts |= {"evaluation": found, "manifest": recorded}
+        print(json.dumps(facts | {"differing": differing}, indent=1))
+        return
+    print(
+        f"{facts['name']}: {facts['parameters']:,} parameters, judged by "
+        f"{facts['judge']}; {facts['seconds']:.0f} s in all"
+    )
+    for title, report in found.items():
+        _print_report(title, report, recorded.get(title, {}))
+    _print_differing(differing, found, recorded)
+
+
+def _any_model(name):
+    """A denoiser or a language model, and its tokenizer."""
+    from . import denoiser
+
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        config = (resources.locate(name) / "config.json").read_text("utf-8")
+        if json.loads(config).get("model_type") == "gpt2":
+            return resources.load_backbone(name)
+    return denoiser.load(name), _tokenizer(name)
+
+
+def _recorded(name):
+    """The evaluation of a model that MANIFEST.json holds; may be empty."""
+    from . import metrics
+
+    record = resources.manifest()["artifacts"].get(str(name), {})
+    figures = record.get("metrics", {})
+    if "coherent_share_of_500" in figures:  # all that is kept of tales-gpt2
+        share = figures["coherent_share_of_500"]
+        row = {"texts": 500, "coherent": share}
+        row["coherent_interval"] = metrics.interval(round(500 * share), 500)
+        return {"left to right": row, **figures.get("evaluation", {})}
+    return figures.get("evaluation", {})
+
+
+def _print_report(title, report, recorded):
+    words = _TITLES.get(title, f"texts, written in {title}")
+    seconds = f" ({report['seconds']:.0f} s)" if "seconds" in report else ""
+    print(f"\n{report['texts']:,} {words}{seconds}")
+    heads = "", "here", "95 % interval", "MANIFEST" if recorded else ""
+    print("  {:32}  {:>8}  {:>18}  {:>8}".format(*heads).rstrip())
+    for name, label, kind in _FIGURES:
+        if name not in report:
+            continue
+        written = _WRITTEN[kind].format
+        low, high = map(written, report[f"{name}_interval"])
+        there = written(recorded[name]) if name in recorded else ""
+        ends = f"{low} to {high}"
+        print(
+            f"  {label:32}  {written(report[name]):>8}  {ends:>18}  "
+            f"{there:>8}".rstrip()
+        )
+    broken = ", ".join(f"{k} {n}" for k, n in report["broken"].items())
+    if broken:
+        print(f"  first broken: {broken}")
+
+
+def _print_differing(differing, found, recorded):
+    """Say whether the figures are those of MANIFEST.json."""
+    if not set(found) & set(recorded):
+        return
+    if differing:
+        print("\nBeyond sampling error of MANIFEST.json (3 standard errors):")
+        print("\n".join(f"  {name}" for name in differing))
+    else:
+        print("\nAll figures equal MANIFEST.json within sampling error.")
 
 
 # --- train ------------------------------------------------------------------
@@ -681,8 +846,16 @@ def _print_rows(rows, indent=""):
     width = max(map(len, rows))
     for key, value in rows.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{k} {n}" for k, n in value.items()) or "none"
+            parts = [f"{k} {_brief(v)}" for k, v in value.items()]
+            value = ", ".join(parts) or "none"
         print(f"{indent}{key.replace('_', ' '):{width}}  {value}")
+
+
+def _brief(value):
+    """A number; of a whole report only the share that holds together."""
+    if isinstance(value, dict):
+        return f"{value['coherent']:.1%} coherent"
+    return value
 
 
 def _measure():

@@ -13,10 +13,21 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import torch
+from small_book import small_book
 
-from dblm_lib import cli, noising, resources, tales, text, training
+from dblm_lib import (
+    cli,
+    denoiser,
+    evaluation,
+    noising,
+    resources,
+    tales,
+    text,
+    training,
+)
 
-COMMANDS = ("sample", "train", "denoise", "info")
+COMMANDS = ("sample", "eval", "train", "denoise", "info")
 # What a quick run needs; the examples of the help texts get it too.
 QUICK = ["--steps", "3", "--batch-size", "4", "--seq-len", "16"]
 
@@ -39,6 +50,15 @@ def mistake(capsys, *arguments, code=2):
     message = error.rstrip().splitlines()[-1]
     assert message.startswith("dblm"), message
     return message
+
+
+@pytest.fixture(scope="module", autouse=True)
+def book(tmp_path_factory):
+    """The book's data with a small tales-dblm, fresh from chance."""
+    root = tmp_path_factory.mktemp("book") / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DBLM_DATA", str(small_book(root)))
+        yield root
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +108,7 @@ def test_every_option_is_explained(command, capsys):
 
 def examples():
     """The command lines that stand in the help texts."""
-    texts = cli._EPILOG, cli._SAMPLE, cli._TRAIN, cli._DENOISE
+    texts = cli._EPILOG, cli._SAMPLE, cli._EVAL, cli._TRAIN, cli._DENOISE
     for line in "\n".join(texts).splitlines():
         if line.startswith("  dblm "):
             yield re.split(r"\s{3,}", line.strip())[0]
@@ -96,7 +116,7 @@ def examples():
 
 def test_there_are_examples_for_each_command():
     used = {shlex.split(line)[1] for line in examples()}
-    assert used == {"sample", "train", "denoise"}
+    assert used == {"sample", "eval", "train", "denoise"}
 
 
 @pytest.mark.parametrize("line", dict.fromkeys(examples()))
@@ -104,7 +124,7 @@ def test_the_examples_of_the_help_run(
     line, capsys, tmp_path, monkeypatch, trained, stories
 ):
     monkeypatch.chdir(tmp_path)
-    if "--model" in line or "--resume" in line:
+    if "my-run" in line and ("train" not in line or "--resume" in line):
         shutil.copytree(trained, tmp_path / "my-run")
     shutil.copy(stories, "my-stories.txt")
     arguments = shlex.split(line)[1:]
@@ -113,8 +133,27 @@ def test_the_examples_of_the_help_run(
         arguments += QUICK[2:]  # the steps are cut short anyway
         if "--text" not in arguments:
             arguments += ["--text", "my-stories.txt"]
+    if arguments[0] == "eval":
+        quick_evaluation(monkeypatch)
     code, out, _ = run(capsys, *arguments)
     assert code == 0 and out.strip()
+
+
+def quick_evaluation(monkeypatch):
+    """Few texts in one step, whatever was asked for."""
+    full, load = evaluation.evaluate, text.load
+
+    def fewer(name="tales", size=1, valid_size=1000):
+        return load(name, min(size, 50), min(valid_size, 30))
+
+    monkeypatch.setattr(text, "load", fewer)
+    monkeypatch.setattr(evaluation, "training_tales", frozenset)
+
+    def short(model, tokenizer, samples, steps, continued, **options):
+        samples, continued = min(samples, 3), min(continued, 2)
+        return full(model, tokenizer, samples, [1], 0, continued)
+
+    monkeypatch.setattr(evaluation, "evaluate", short)
 
 
 def quick_training(monkeypatch):
@@ -142,7 +181,7 @@ def test_the_command_line_needs_no_torch_to_explain_itself():
 
 
 def test_sample_prints_one_text_a_line(capsys):
-    arguments = "sample", "-n", 3, "--steps", 8
+    arguments = "sample", "--model", "exact", "-n", 3, "--steps", 8
     code, out, _ = run(capsys, *arguments)
     assert code == 0 and len(out.splitlines()) == 3
     assert run(capsys, *arguments)[1] == out
@@ -150,7 +189,8 @@ def test_sample_prints_one_text_a_line(capsys):
 
 
 def test_check_gives_the_grammars_verdicts(capsys):
-    _, out, _ = run(capsys, "sample", "-n", 3, "--steps", 16, "--check")
+    options = "--model", "exact", "-n", 3, "--steps", 16, "--check"
+    _, out, _ = run(capsys, "sample", *options)
     lines = out.splitlines()
     assert lines[-1] == "3 of 3 hold together"
     assert [line.strip() for line in lines[1:-1:2]] == ["ok"] * 3
@@ -168,7 +208,7 @@ def test_check_says_what_is_broken(capsys, trained):
 
 
 def test_show_prints_the_way_and_then_the_texts(capsys):
-    command = "sample", "-n", 2, "--steps", 40
+    command = "sample", "--model", "exact", "-n", 2, "--steps", 40
     _, out, _ = run(capsys, *command, "--show")
     way, texts = out.split("\n\n")
     levels = [float(line.split()[0]) for line in way.splitlines()[2:]]
@@ -177,11 +217,50 @@ def test_show_prints_the_way_and_then_the_texts(capsys):
     assert texts == run(capsys, *command)[1]
 
 
-def test_a_prompt_begins_every_text(capsys):
+@pytest.mark.parametrize("model", ["exact", "tales-dblm"])
+def test_a_prompt_begins_every_text(model, capsys):
     prompt = "One sunny morning,"
     command = "sample", "-n", 3, "--steps", 16, "--prompt", prompt
-    _, out, _ = run(capsys, *command)
+    _, out, _ = run(capsys, *command, "--model", model)
+    assert len(out.splitlines()) == 3
     assert all(line.startswith(prompt) for line in out.splitlines())
+
+
+def test_sample_is_by_the_books_own_model(capsys):
+    """What it prints is what `DBLM.generate` makes of the same numbers."""
+    options = "sample", "-n", 3, "--steps", 4, "--seed", 7
+    code, out, error = run(capsys, *options)
+    assert code == 0 and "exact" not in error
+    ids = denoiser.load("tales-dblm").generate(
+        num_return_sequences=3,
+        num_steps=4,
+        generator=torch.Generator().manual_seed(7),
+    )
+    texts = text.decode_batch(ids, resources.load_tokenizer())
+    assert out.splitlines() == [cli._printable(words) for words in texts]
+    assert run(capsys, *options, "--model", "tales-dblm")[1] == out
+
+
+def test_the_way_shown_ends_where_the_texts_are(capsys):
+    """Of a model with a mixture head too: ids, not nearest neighbours."""
+    command = "sample", "-n", 2, "--steps", 5, "--show"
+    _, out, _ = run(capsys, *command)
+    way, texts = out.split("\n\n")
+    last = way.splitlines()[-1]
+    assert last[9:] == texts.splitlines()[0]
+    assert len(way.splitlines()) == 2 + 5
+
+
+def test_without_the_books_model_the_exact_denoiser_serves(
+    book, capsys, monkeypatch, tmp_path
+):
+    small_book(tmp_path / "data", with_model=False)
+    monkeypatch.setenv("DBLM_DATA", str(tmp_path / "data"))
+    options = "sample", "-n", 2, "--steps", 8
+    code, out, error = run(capsys, *options)
+    assert code == 0 and "tales-dblm is not in" in error
+    _, exact, error = run(capsys, *options, "--model", "exact")
+    assert exact == out and "tales-dblm" not in error
 
 
 # --- denoise ----------------------------------------------------------------
@@ -252,6 +331,14 @@ def test_denoise_names_the_network_it_uses(capsys, trained):
     )
     assert code == 0 and f"Denoiser: the network in {model}" in out
     assert len(steps_of(out)) == 5
+
+
+def test_denoise_by_a_mixture_shows_the_tokens_it_thinks_likeliest(capsys):
+    options = "--model", "tales-dblm", "--steps", 3, "--guess"
+    code, out, _ = run(capsys, "denoise", SENTENCES[2], *options)
+    assert code == 0 and "Denoiser: the network in tales-dblm" in out
+    names, right, guess, _ = zip(*steps_of(out))
+    assert names[-1] == "clean" and right[-1] == guess[-1]
 
 
 def test_control_characters_never_reach_the_terminal(capsys):
@@ -440,6 +527,13 @@ LONG = "the night " * 40
         (["train", "--out", "r", "--learning-rate", "nan"], "positive"),
         (["train", "--out", "r", "--seq-len", "999"], "knows 256 positions"),
         (["train", "--out", "r", "--steps", "0"], "at least 1"),
+        (["eval"], "required: NAME"),
+        (["eval", "tales-dlbm"], "did you mean 'tales-dblm'"),
+        (["eval", ""], "empty"),
+        (["eval", "tales-dblm", "--samples", "0"], "must be at least 1"),
+        (["eval", "tales-dblm", "--steps", "8", "x"], "no whole number"),
+        (["eval", "tales-dblm", "--continued", "-1"], "must be at least 1"),
+        (["eval", "tales-dblm", "--seed", "x"], "a seed is a whole number"),
         (["dream"], "invalid choice: 'dream'"),
         ([], "required: COMMAND"),
     ],
@@ -479,7 +573,9 @@ def test_a_folder_without_write_permission(tmp_path, capsys, stories):
     tmp_path.chmod(0o700)
 
 
-@pytest.mark.parametrize("command", ["sample", "info", "denoise the"])
+@pytest.mark.parametrize(
+    "command", ["sample", "info", "denoise the", "eval tales-dblm"]
+)
 def test_a_missing_data_folder(command, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("DBLM_DATA", str(tmp_path / "nothing"))
     message = mistake(capsys, *command.split(), code=1)
@@ -500,8 +596,8 @@ def test_a_damaged_model(damage, trained, tmp_path, capsys):
     if damage == "weights":
         source = resources.data_path("checkpoints", "tales-gpt2")
         shutil.copy(source / weights.name, weights)
-    message = mistake(capsys, "sample", "--model", model, code=1)
-    assert str(model) in message
+    for command in (["sample", "--model", model], ["eval", model]):
+        assert str(model) in mistake(capsys, *command, code=1)
 
 
 def test_a_damaged_checkpoint_is_not_resumed(trained, tmp_path, capsys):
