@@ -124,6 +124,18 @@ def test_a_manifest_that_says_something_else_is_noticed(
     assert "All figures" not in out
 
 
+def test_pairs_of_tokens_stand_beside_those_of_as_many_texts(capsys):
+    """Fewer texts hold more different pairs: no comparison."""
+
+    def pairs(samples):
+        few = "--samples", samples, "--steps", 3, "--continued", 0
+        _, out = run(capsys, "eval", "tales-dblm", *few)
+        row = next(x for x in out.splitlines() if "different pairs" in x)
+        return re.findall(r"[\d.]+%", row)
+
+    assert len(pairs(6)) == 4 and len(pairs(5)) == 3
+
+
 def test_the_seed_and_the_numbers_asked_for_count(capsys):
     few = "--samples", 4, "--steps", 2, "--continued", 0, "--json"
     found = [
