@@ -75,6 +75,9 @@ class DBLMConfig(GPT2Config):
         Add to the mixture's logits how likely each token makes the noised
         point: the network need only learn what the context says (Gulrajani
         & Hashimoto, 2023).
+    shift : bool
+        Answer each position from the state of the one before it, behind an
+        end-of-text token: what GPT-2 was trained to do (Gong et al., 2025).
     clean_rate : float
         Share of the training sequences in which a random share of the
         positions stays clean.
@@ -98,6 +101,7 @@ class DBLMConfig(GPT2Config):
         input_std=None,
         self_conditioning=0.0,
         likelihood=False,
+        shift=False,
         clean_rate=0.0,
         **kwargs,
     ):
@@ -144,6 +148,7 @@ class DBLMConfig(GPT2Config):
         self.input_std = input_std
         self.self_conditioning = self_conditioning
         self.likelihood = likelihood
+        self.shift = shift
         self.clean_rate = clean_rate
         super().__init__(**kwargs)
         if conditioning == "time" and self.n_embd % 2:
@@ -258,6 +263,10 @@ class DenoiserBase(GPT2PreTrainedModel):
         if model.table().shape[1] != table.shape[1]:
             table = noising.principal_table(table, model.config.embed_dim)
         model.trunk.load_state_dict(trunk)
+        if hasattr(model.trunk.ln_f, "reads_out"):
+            with torch.no_grad():
+                for weight in model.trunk.ln_f.parameters():
+                    weight.mul_(model.config.input_std)
         model.embeddings.load_state_dict({"weight": table})
         return model.eval()
 
@@ -304,7 +313,7 @@ class DenoiserBase(GPT2PreTrainedModel):
                 f"zt must have shape (batch, length, {dim}); "
                 f"got {tuple(zt.shape)}"
             )
-        longest = self.config.max_position_embeddings
+        longest = self.config.max_position_embeddings - self.config.shift
         if zt.shape[1] > longest:
             raise ValueError(
                 f"this model knows {longest} positions; got {zt.shape[1]}: "
@@ -358,12 +367,22 @@ class DenoiserBase(GPT2PreTrainedModel):
             init.normal_(module.weight, std=module.in_features**-0.5)
         if getattr(module, "starts_at_zero", False):
             init.zeros_(module.weight)
+        if getattr(module, "reads_out", False):
+            init.constant_(module.weight, self.config.input_std)
 
     def add_repairs(self):
         """Chapter 7: the layers that its repairs need; none by default."""
         config, dim = self.config, self.embeddings.embedding_dim
         for layer in self.entrance():
             layer.enters = True
+        if config.conditioning == "time":
+            # At first the trunk is told nothing, and is not disturbed.
+            self.noise_mlp[-1].enters = False
+            self.noise_mlp[-1].starts_at_zero = True
+        if config.shift and config.input_std:
+            # GPT-2's answers are products with its own embeddings; ours are
+            # as much longer as input_std makes them shorter on the way in.
+            self.trunk.ln_f.reads_out = True
         if config.self_conditioning:
             self.project_guess = nn.Linear(dim, config.hidden_size, bias=False)
             self.project_guess.starts_at_zero = True
@@ -373,14 +392,21 @@ class DenoiserBase(GPT2PreTrainedModel):
         layers = [self.project_in, *getattr(self, "noise_mlp", ())]
         return [layer for layer in layers if isinstance(layer, nn.Linear)]
 
-    def enter(self, hidden, previous=None):
-        """Chapter 7: add a previous guess, and bring to the trunk's scale.
+    def enter(self, hidden, real, previous=None):
+        """Chapter 7: what happens to points on their way into the trunk.
 
         Parameters
         ----------
         hidden : tensor, shape ``(batch, length, hidden_size)``
+        real : bool tensor, shape ``(batch, length)``
         previous : tensor, shape ``(batch, length, dim)``, optional
             An earlier guess of x0; zeros and None mean that there is none.
+
+        Returns
+        -------
+        hidden, real : tensors
+            With the previous guess added, brought to the trunk's scale and,
+            with ``shift``, longer by an end-of-text token in front.
         """
         if previous is not None:
             if not self.config.self_conditioning:
@@ -389,9 +415,14 @@ class DenoiserBase(GPT2PreTrainedModel):
                     "it takes no previous guess"
                 )
             hidden = hidden + self.project_guess(previous.to(hidden.dtype))
+        if self.config.shift:
+            start = self.project_in(self.table()[self.config.bos_token_id])
+            start = start.to(hidden.dtype).expand(len(hidden), 1, -1)
+            hidden = torch.cat([start, hidden], dim=1)
+            real = torch.cat([torch.ones_like(real[:, :1]), real], dim=1)
         if self.config.input_std is not None:
             hidden = hidden * self.config.input_std
-        return hidden
+        return hidden, real
 
     def answer(self, hidden, zt, t, logits=False):
         """Chapter 7: from the trunk's last states to the guess of x0.
@@ -404,6 +435,8 @@ class DenoiserBase(GPT2PreTrainedModel):
         logits : bool
             Answer with logits over the vocabulary instead.
         """
+        if self.config.shift:
+            hidden = hidden[:, :-1]
         output = self.project_out(hidden)
         if self.config.head == "vector":
             if logits:
@@ -547,8 +580,9 @@ class DBLM(DenoiserBase):
         if t is not None:
             code = noise_embedding(t, hidden.shape[-1])
             hidden = hidden + self.noise_mlp(code.to(hidden.dtype))
+        hidden, real = self.enter(hidden, real, previous)
         output = self.trunk(
-            inputs_embeds=self.enter(hidden, previous),
+            inputs_embeds=hidden,
             attention_mask=self.as_bias(
                 attention_mask_4d(real, self.config.causal)
             ),

@@ -20,6 +20,7 @@ __all__ = [
     "FIT_LEVELS",
     "RUNGS",
     "SEQ_LEN",
+    "TOP",
     "TRAIN_TALES",
     "Rung",
     "build",
@@ -85,26 +86,33 @@ RUNGS = (
         {"input_std": 0.05},
     ),
     Rung("range", "noise range fitted to the loss", fitted=True),
-    Rung("clean", "some positions clean in training", {"clean_rate": 0.7}),
+    Rung("clean", "some positions clean in training", {"clean_rate": 0.5}),
     Rung("mixture", "a mixture of tokens as the guess", {"head": "mixture"}),
     Rung(
         "cross-entropy",
         "cross-entropy, learned embeddings",
         {"loss": "ce", "train_embeddings": True},
     ),
+    Rung("likelihood", "likelihood in the logits", {"likelihood": True}),
     Rung(
         "self-conditioning",
         "the last guess is an input",
         {"self_conditioning": 0.5},
     ),
-    Rung("likelihood", "likelihood in the logits", {"likelihood": True}),
+    Rung(
+        "own-space",
+        "GPT-2's own embeddings again, answers shifted by one",
+        {"embed_dim": None, "input_std": 0.2, "shift": True},
+    ),
     Rung(
         "scratch",
-        "from chance instead of tales-gpt2",
+        "the same from chance, for comparison",
         {"input_std": 0.02},
         backbone=False,
     ),
 )
+# The last step up; what follows it is a comparison.
+TOP = next(i for i, rung in enumerate(RUNGS) if rung.name == "own-space")
 
 
 def options_up_to(index, levels=None):
@@ -156,6 +164,8 @@ def build(index, levels=None, seed=0, backbone=None):
     backbone = backbone or resources.load_backbone("tales-gpt2")
     torch.manual_seed(seed)
     options = options_up_to(index, levels)
+    # GPT-2's own activation, computed in one go instead of eight.
+    options["activation_function"] = "gelu_pytorch_tanh"
     if RUNGS[index].backbone:
         return denoiser.DBLM.from_backbone(backbone, **options)
     fields = backbone.model.config.to_dict()
@@ -177,7 +187,7 @@ def recipe(**changes):
     training.TrainConfig
     """
     settings = {
-        "steps": 1000,
+        "steps": 500,
         "batch_size": 32,
         "learning_rate": 2e-3,
         "warmup": 100,

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from dblm_lib import ladder, metrics, resources, tales, text, training
 
-TRAIN_TALES = 100_000
+TRAIN_TALES = text.TRAIN_TALES
 VALID_TALES = 1_000
 SEQ_LEN = 64
 # Long runs keep their checkpoints here and go on where they were stopped.
@@ -182,11 +182,10 @@ def train_tales_dblm():
     tokenizer = resources.load_tokenizer()
     train, valid = ladder.canvases(tokenizer, TRAIN_TALES)
     everywhere = torch.ones_like(train, dtype=torch.bool)
-    top = len(ladder.RUNGS) - 1
     work = WORK / "tales-dblm"
 
     def trained(levels, folder, **changes):
-        model = ladder.build(top, levels, seed=0).to(resources.device())
+        model = ladder.build(ladder.TOP, levels, seed=0).to(resources.device())
         config = ladder.recipe(batch_size=64, save_every=250, **changes)
         history = training.train(
             model, train, everywhere, config, folder=folder, resume=True
@@ -195,13 +194,32 @@ def train_tales_dblm():
 
     file = work / "levels.json"
     if not file.is_file():
-        wide = ladder.FIT_LEVELS[3:-2]
-        model, _, _ = trained(wide, work / "fit", steps=600)
+        wide = ladder.FIT_LEVELS[4:]
+        model, _, _ = trained(wide, work / "fit", steps=300)
         report = ladder.level_report(model, valid[:256], ladder.FIT_LEVELS)
         levels = ladder.fit_levels(report, trim=0.005)
         file.write_text(json.dumps(levels), "utf-8")
     levels = json.loads(file.read_text("utf-8"))
-    return trained(levels, work / "main", steps=8000, ema=0.995)
+    return trained(levels, work / "main", steps=4500, ema=0.995)
+
+
+def make_tales_dblm(folder, source):
+    """The repaired denoiser: the top of the ladder, in half precision."""
+    from dblm_lib import denoiser, evaluation
+
+    model, config, history = train_tales_dblm()
+    tokenizer = resources.load_tokenizer(source / "tokenizer")
+    model.half().save_pretrained(folder)
+    shutil.copy(source / "tokenizer" / "tokenizer.json", folder)
+    # What is measured is what is shipped, read back from the file.
+    model = resources.load_weights(denoiser.DBLM, folder)
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": config.steps,
+        "tokens_seen": config.steps * config.batch_size * SEQ_LEN,
+        "last_training_loss": round(history.loss[-1], 4),
+        "evaluation": evaluation.evaluate(model, tokenizer, progress=True),
+    }
 
 
 def make_samplers(folder, source, texts=200):
@@ -264,6 +282,7 @@ MAKERS = {
     "tokenizer": ("tokenizer", make_tokenizer),
     "tales-gpt2": ("checkpoints/tales-gpt2", make_tales_gpt2),
     "ladder": ("ladder", make_ladder),
+    "tales-dblm": ("checkpoints/tales-dblm", make_tales_dblm),
     "samplers": ("samplers", make_samplers),
 }
 
