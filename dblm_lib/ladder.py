@@ -293,8 +293,12 @@ def fit_levels(report, count=17, trim=0.01):
     """
     loss = report.get("nats", report["error"])
     # Levels out of a schedule's reach were replaced by its ends: once each.
-    points = dict(zip(report["level"], loss))
-    return schedules.fit_warp(list(points), list(points.values()), count, trim)
+    levels, losses = [0.0], []
+    for level, value in zip(report["level"], loss):
+        if level > levels[-1] * (1 + 1e-6):
+            levels.append(level)
+            losses.append(value)
+    return schedules.fit_warp(levels[1:], losses, count, trim)
 
 
 def run(index, seed, folder, measure, progress=True, **changes):
