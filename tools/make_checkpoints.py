@@ -200,7 +200,7 @@ def train_tales_dblm():
         levels = ladder.fit_levels(report, trim=0.005)
         file.write_text(json.dumps(levels), "utf-8")
     levels = json.loads(file.read_text("utf-8"))
-    return trained(levels, work / "main", steps=4500, ema=0.995)
+    return trained(levels, work / "main", steps=4000, ema=0.995)
 
 
 def make_tales_dblm(folder, source):
