@@ -39,10 +39,10 @@ MODELS = {
         "train_embeddings": True,
         "head": "mixture",
         "loss": "ce",
-        "input_std": 0.2,
+        "input_std": 0.02,
         "self_conditioning": 0.5,
         "likelihood": True,
-        "clean_rate": 0.5,
+        "clean_rate": 0.7,
     },
 }
 
