@@ -9,7 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dblm_lib import decoding, exercises, metrics, noising, schedules
+from dblm_lib import (
+    decoding,
+    diagnostics,
+    exercises,
+    metrics,
+    noising,
+    schedules,
+)
 from dblm_lib.exercises import BLANK, check, verdict
 
 
@@ -99,6 +106,24 @@ def top_token_share(tokens):
     return max(tokens.count(t) for t in tokens) / len(tokens)
 
 
+def gain(clean, noised, denoised):
+    def share(found):
+        return sum(a == b for a, b in zip(found, clean)) / len(clean)
+
+    return share(denoised) - share(noised)
+
+
+def mean_distance(table):
+    gaps = (table[:, None] - table[None]).norm(dim=-1)
+    return gaps.sum() / (len(table) * (len(table) - 1))
+
+
+def blame(broken, fixed_one, repaired_but_one, repaired):
+    damage = repaired - broken
+    alone = (fixed_one - broken) / damage
+    return alone, (repaired - repaired_but_one) / damage
+
+
 def mix(logits, table):
     return logits.softmax(-1) @ table
 
@@ -165,6 +190,16 @@ RIGHT = {
     "5.1": [ddim],
     "5.2": [distinct_n, lambda t, n: metrics.distinct_n([t], n)],
     "5.3": [top_token_share, lambda t: metrics.top_token_share([t])],
+    "6.1": [
+        gain,
+        lambda c, z, x: np.mean(np.equal(c, x) * 1 - np.equal(c, z)),
+    ],
+    "6.2": [
+        mean_distance,
+        lambda e: torch.pdist(e).mean(),
+        diagnostics.pairwise_distance,
+    ],
+    "6.3": [blame, lambda *s: torch.tensor(blame(*s))],
     "7.1": [
         mix,
         lambda x, e: torch.stack([F.softmax(row, 0) @ e for row in x]),
@@ -403,6 +438,43 @@ WRONG = {
         (lambda t: 1 - top_token_share(t), "all other tokens"),
         (lambda t: max(t.count(x) for x in t) / len(set(t)), "different"),
     ],
+    "6.1": [
+        (lambda c, z, x: gain(c, c, x) + 1, "before?"),
+        (lambda c, z, x: gain(c, c, z) + 1, "without a network"),
+        (lambda c, z, x: gain(c, x, z), "other way round"),
+        (lambda c, z, x: 8 * gain(c, z, x), "a count"),
+        (lambda c, z, x: 4, "each beside"),
+        (
+            lambda c, z, x: (
+                sum(b == a != n for a, n, b in zip(c, z, x)) / len(c)
+            ),
+            "counts against",
+        ),
+        (lambda c, z, x: 0.123, "divide the difference"),
+    ],
+    "6.2": [
+        (lambda e: (e[:, None] - e).norm(dim=-1).mean(), "to itself"),
+        (lambda e: torch.pdist(e).sum(), "the sum"),
+        (lambda e: torch.pdist(e).square().mean(), "squared"),
+        (lambda e: torch.pdist(e).square().mean().sqrt(), "root of a mean"),
+        (lambda e: (e - e.mean(0)).norm(dim=-1).mean(), "mean row"),
+        (lambda e: torch.pdist(e).mean() / 2, "twice"),
+        (lambda e: torch.pdist(e), "shape (10,)"),
+        (lambda e: e.norm(dim=-1).mean(), "each pair"),
+    ],
+    "6.3": [
+        (lambda *s: blame(*s)[::-1], "first alone"),
+        (lambda b, f, o, r: (f - b, r - o), "differences"),
+        (lambda b, f, o, r: ((b - f) / (r - b), (o - r) / (r - b)), "signs"),
+        (lambda b, f, o, r: ((f - b) / r, (r - o) / r), "repaired model's"),
+        (
+            lambda b, f, o, r: (blame(b, f, o, r)[0], (o - r) / (r - b)),
+            "second",
+        ),
+        (lambda *s: (blame(*s)[0], 1 - blame(*s)[0]), "leaves over"),
+        (lambda *s: blame(*s)[0], "shape ()"),
+        (lambda *s: (0.3, 0.3), "repaired minus broken"),
+    ],
     "7.1": [
         (lambda x, e: x @ e, "softmax is missing"),
         (lambda x, e: x.exp() @ e, "add up to 1"),
@@ -456,7 +528,7 @@ def flatten(table):
 def test_every_exercise_is_tested():
     assert set(exercises.REGISTRY) == set(RIGHT) == set(WRONG)
     assert all(len(wrong) >= 3 for wrong in WRONG.values())
-    for chapter in "123457":
+    for chapter in "1234567":
         assert sum(n.startswith(f"{chapter}.") for n in RIGHT) >= 3
 
 
