@@ -225,7 +225,8 @@ def make_tales_dblm(folder, source):
 def make_samplers(folder, source, texts=200):
     """Ways to take the steps of tales-dblm, and how many; resumes by itself.
 
-    Each point of the grid is kept as soon as it is measured.
+    Each point of the grid is kept as soon as it is measured. Many steps take
+    long: there a quarter of the texts must do.
     """
     import torch
 
@@ -251,7 +252,7 @@ def make_samplers(folder, source, texts=200):
                 start = time.perf_counter()
                 ids = decoding.generate_ids(
                     model,
-                    num_return_sequences=texts,
+                    num_return_sequences=texts if n <= 64 else texts // 4,
                     num_steps=n,
                     step=step,
                     stagger=stagger,
