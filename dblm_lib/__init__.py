@@ -25,6 +25,7 @@ _MODULES = (
     "cli",
     "decoding",
     "denoiser",
+    "diagnostics",
     "evaluation",
     "exercises",
     "ladder",
