@@ -213,10 +213,13 @@ def make_tales_dblm(folder, source):
     shutil.copy(source / "tokenizer" / "tokenizer.json", folder)
     # What is measured is what is shipped, read back from the file.
     model = resources.load_weights(denoiser.DBLM, folder)
+    seen = config.steps * config.batch_size * SEQ_LEN
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": config.steps,
-        "tokens_seen": config.steps * config.batch_size * SEQ_LEN,
+        "tokens_seen": seen,
+        # Also right where the training was resumed.
+        "training_seconds": round(seen / history.tokens_per_second),
         "last_training_loss": round(history.loss[-1], 4),
         "evaluation": evaluation.evaluate(model, tokenizer, progress=True),
     }
