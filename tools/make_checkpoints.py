@@ -225,7 +225,7 @@ def make_tales_dblm(folder, source):
     }
 
 
-def make_samplers(folder, source, texts=200):
+def make_samplers(folder, source, texts=64):
     """Ways to take the steps of tales-dblm, and how many; resumes by itself.
 
     Each point of the grid is kept as soon as it is measured. Many steps take
