@@ -59,14 +59,16 @@ class DBLMConfig(GPT2Config):
     head : {"vector", "mixture"}
         Whether the network answers with a vector, or with a probability for
         each token; the guess is then the mean of the tokens' embeddings
-        (Dieleman et al., 2022). Chapter 7, as all that follows.
+        (Dieleman et al., 2022). The logits are products with the embeddings.
+        Chapter 7, as all that follows.
     loss : {"mse", "ce"}
         Mean squared error of the guess, or cross-entropy of the tokens,
         which needs the mixture head.
     input_std : float, optional
-        Standard deviation with which noised points enter the trunk of a new
-        model: the projection starts at unit variance, and this multiplies
-        what enters. If left out, GPT-2's own initialisation decides.
+        Standard deviation with which noised points of unit variance enter
+        the trunk of a new model: the projection starts by keeping their
+        variance, and this multiplies what enters. The time and the previous
+        guess start unheard. If left out, GPT-2's own initialisation decides.
     self_conditioning : float
         Share of the training sequences whose first guess is an input of a
         second one (Chen et al., 2023). In sampling the guess of the last
@@ -155,6 +157,12 @@ class DBLMConfig(GPT2Config):
             raise ValueError(
                 "to be told the time, half of the hidden states are sines and "
                 f"half cosines: n_embd must be even; got {self.n_embd}"
+            )
+        start = self.bos_token_id
+        if shift and (start is None or not 0 <= start < self.vocab_size):
+            raise ValueError(
+                "shift=True puts the token bos_token_id in front: it must be "
+                f"one of {self.vocab_size} tokens; got {start}"
             )
 
 
@@ -264,7 +272,7 @@ class DenoiserBase(GPT2PreTrainedModel):
             table = noising.principal_table(table, model.config.embed_dim)
         model.trunk.load_state_dict(trunk)
         if hasattr(model.trunk.ln_f, "reads_out"):
-            with torch.no_grad():
+            with torch.no_grad():  # as in a new model, see add_repairs
                 for weight in model.trunk.ln_f.parameters():
                     weight.mul_(model.config.input_std)
         model.embeddings.load_state_dict({"weight": table})
@@ -371,7 +379,11 @@ class DenoiserBase(GPT2PreTrainedModel):
             init.constant_(module.weight, self.config.input_std)
 
     def add_repairs(self):
-        """Chapter 7: the layers that its repairs need; none by default."""
+        """Chapter 7: layers that its repairs need, and marks on others.
+
+        The marks say how a layer starts, see `_init_weights`; without
+        ``input_std`` nothing heeds them. By default no layer is added.
+        """
         config, dim = self.config, self.embeddings.embedding_dim
         for layer in self.entrance():
             layer.enters = True
@@ -380,8 +392,8 @@ class DenoiserBase(GPT2PreTrainedModel):
             self.noise_mlp[-1].enters = False
             self.noise_mlp[-1].starts_at_zero = True
         if config.shift and config.input_std:
-            # GPT-2's answers are products with its own embeddings; ours are
-            # as much longer as input_std makes them shorter on the way in.
+            # What leaves is multiplied by the embeddings, which input_std
+            # made shorter on the way in only: it has to be made up for here.
             self.trunk.ln_f.reads_out = True
         if config.self_conditioning:
             self.project_guess = nn.Linear(dim, config.hidden_size, bias=False)
@@ -434,6 +446,12 @@ class DenoiserBase(GPT2PreTrainedModel):
             As `check_input` leaves them.
         logits : bool
             Answer with logits over the vocabulary instead.
+
+        Returns
+        -------
+        tensor
+            As `DBLM.forward` says; with ``shift`` the answer for a position
+            is read off the state before it.
         """
         if self.config.shift:
             hidden = hidden[:, :-1]

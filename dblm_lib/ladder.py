@@ -1,7 +1,7 @@
 r"""The ladder: from the proposal to a model that writes, a change at a time.
 
 Chapter 7. Each rung adds to the one below it, most of them by one field of
-`DBLMConfig`. All are trained by the same loop, on the same tales, for the
+`DBLMConfig`; those behind `TOP` are comparisons with it. All are trained by the same loop, on the same tales, for the
 same number of steps, and measured by the same table.
 """
 

@@ -939,8 +939,9 @@ def test_one_evaluation_a_step_even_with_a_memory(remembers, num_steps):
             assert previous is None
 
 
-def test_a_memory_changes_what_is_written():
-    model = repaired_model()
+@pytest.mark.parametrize("shift", [False, True])
+def test_a_memory_changes_what_is_written(shift):
+    model = repaired_model(shift=shift)
     with_memory = decoding.Guesser(model)
     zt = draw(2, 5, 6, dtype=torch.float32)
     first = with_memory(zt, 0.8)
@@ -983,11 +984,15 @@ def test_confidence_of_vectors_compares_the_two_nearest():
     assert torch.equal(guesser.ids, distance.argmin(-1))
 
 
-@pytest.mark.parametrize("kind", ["vector", "mixture"])
+@pytest.mark.parametrize("kind", ["vector", "mixture", "shifted"])
 @pytest.mark.parametrize("stagger", [0.0, 1.0])
 def test_trajectory_of_a_model_tells_tokens_and_confidence(kind, stagger):
     """A row for each step; the prompt is certain and the last row is it."""
-    model = small_model() if kind == "vector" else repaired_model()
+    model = {
+        "vector": small_model,
+        "mixture": repaired_model,
+        "shifted": lambda: repaired_model(shift=True),
+    }[kind]()
     path = decoding.Trajectory()
     ids = decoding.generate_ids(
         model,

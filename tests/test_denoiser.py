@@ -528,8 +528,9 @@ def test_by_default_nothing_is_repaired():
     model = make()
     names = {name.split(".")[0] for name, _ in model.named_parameters()}
     assert names == {"embeddings", "trunk", "noise_mlp"}
-    hidden = points()
-    assert model.enter(hidden) is hidden
+    hidden, real = points(), torch.ones(2, 9, dtype=torch.bool)
+    entered, seen = model.enter(hidden, real)
+    assert entered is hidden and seen is real
     assert model.answer(hidden, None, None) is hidden
 
 
@@ -551,6 +552,21 @@ def test_mixture_is_the_mean_embedding():
     tokens, guesses = model.table() @ along, x0_hat.flatten(0, 1) @ along
     assert (guesses <= tokens.amax(0) + 1e-5).all()
     assert (guesses >= tokens.amin(0) - 1e-5).all()
+
+
+@pytest.mark.parametrize("embed_dim", [8, DIM])
+@torch.no_grad()
+def test_logits_are_products_with_the_embeddings(embed_dim):
+    """One table for the way in and the way out, and no layer beside it."""
+    model, zt = repaired(likelihood=False, embed_dim=embed_dim), []
+    model.project_out.register_forward_hook(
+        lambda _, __, output: zt.append(output)
+    )
+    logits = model(points(dim=embed_dim), 0.5, logits=True)
+    expected = torch.einsum("blk,vk->blv", zt[0], model.table())
+    torch.testing.assert_close(logits, expected)
+    shapes = [tuple(p.shape) for p in model.parameters()]
+    assert [s for s in shapes if VOCAB in s] == [(VOCAB, embed_dim)]
 
 
 @BY_NAME
@@ -653,11 +669,47 @@ def test_points_enter_at_the_scale_asked_for(input_std, embed_dim, start):
     )
     call(model, points(16, 40, embed_dim))
     assert entered[0].std().item() == pytest.approx(input_std, rel=0.15)
-    timed = repaired(embed_dim=embed_dim, input_std=input_std)
+
+
+def test_the_time_is_not_heard_at_first():
+    """Its last layer starts at zero; then it is heard, and learns."""
+    model, zt = repaired(likelihood=False), points(dim=8)
+    assert torch.equal(call(model, zt, 0.1), call(model, zt, 0.9))
+    model(zt, 0.5).square().sum().backward()
+    assert model.noise_mlp[-1].weight.grad.abs().max() > 0
     with torch.no_grad():
-        code = denoiser.noise_embedding(torch.rand(50, 1), DIM)
-        told = timed.enter(timed.noise_mlp(code)).std().item()
-    assert 0.1 * input_std < told < input_std  # heard, and not too loud
+        model.noise_mlp[-1].weight.normal_()
+    gap = call(model, zt, 0.1) - call(model, zt, 0.9)
+    assert gap.abs().max() > 1e-3
+    plain = make()  # without input_std it is heard from the start
+    zt = points()
+    assert not torch.equal(call(plain, zt, 0.1), call(plain, zt, 0.9))
+
+
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("input_std", [None, 0.2])
+def test_answers_of_a_backbone_are_scaled_as_what_enters(shift, input_std):
+    """ln_f is multiplied by input_std where the answers are shifted."""
+    scale = input_std if shift and input_std else 1.0
+    original = backbone(std=0.2)
+    model = denoiser.DBLM.from_backbone(
+        original, shift=shift, input_std=input_std
+    )
+    theirs = original.model.transformer.ln_f
+    for name, value in theirs.named_parameters():
+        got = model.trunk.ln_f.get_parameter(name)
+        torch.testing.assert_close(got, scale * value)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the trunk is initialised before add_repairs marks its ln_f; "
+    "the recorded runs of the rung 'scratch' were made like this",
+)
+def test_answers_of_a_new_model_are_scaled_as_what_enters():
+    """What add_repairs asks for; see the reason why it does not happen."""
+    weight = repaired(shift=True, input_std=0.2).trunk.ln_f.weight
+    torch.testing.assert_close(weight, torch.full((DIM,), 0.2))
 
 
 def test_a_first_guess_changes_nothing_at_first():
@@ -690,6 +742,121 @@ def test_both_attentions_give_the_same(eager, causal):
     rubbish = torch.where(mask[..., None], zt, 100 * zt)
     again = call(model, rubbish, mask=mask)
     torch.testing.assert_close(again[mask], got[mask], atol=1e-5, rtol=1e-5)
+
+
+# Shifted answers are what GPT-2 gives, if nothing else is changed.
+AS_GPT2 = {
+    "causal": True,
+    "conditioning": "none",
+    "head": "mixture",
+    "shift": True,
+}
+
+
+@pytest.mark.parametrize("std", [None, 0.2])
+@pytest.mark.parametrize("batch, length", [(1, 1), (3, 7), (2, 79)])
+@pytest.mark.parametrize("padded", [False, True])
+@torch.no_grad()
+def test_shifted_logits_are_those_of_gpt2(std, batch, length, padded):
+    """Each token from those before it, behind an end-of-text start."""
+    original = backbone(seed=length, std=std)
+    model = denoiser.DBLM.from_backbone(original, **AS_GPT2)
+    ids = torch.randint(1, VOCAB, (batch, length))
+    mask = torch.ones(batch, length, dtype=torch.bool)
+    if padded:
+        mask[0, (length + 1) // 2 :] = False
+    start = torch.zeros(batch, 1, dtype=torch.long)
+    expected = original.model(torch.cat([start, ids[:, :-1]], dim=1)).logits
+    got = model(model.embed(ids), attention_mask=mask, logits=True)
+    assert got.shape == (batch, length, VOCAB)
+    torch.testing.assert_close(got[mask], expected[mask], atol=1e-4, rtol=1e-4)
+    if length > 1:  # the test could fail: without the shift, one too far
+        model.config.shift = False
+        other = model(model.embed(ids), attention_mask=mask, logits=True)
+        assert (other[mask] - expected[mask]).abs().max() > 1e-3
+
+
+def test_embedded_backbone_and_its_shifted_denoiser_agree():
+    """The book's own GPT-2: the same nats for real tales."""
+    from dblm_lib import text, training
+
+    try:
+        original = resources.load_backbone("tales-gpt2")
+    except resources.DataError as error:
+        pytest.skip(f"no data yet: {error}")
+    texts = text.load("tales", size=1, valid_size=5).valid
+    ids, mask = text.encode_batch(texts, original.tokenizer, 64)
+    model = denoiser.DBLM.from_backbone(original, **AS_GPT2)
+    with torch.no_grad():
+        expected = training.next_token_nats(original.model, ids)
+        logits = model(model.embed(ids), attention_mask=mask, logits=True)
+    got = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
+    torch.testing.assert_close(got[mask], expected[mask], atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_shifted_and_causal_a_position_is_answered_unseen():
+    """Its own point counts only from the next answer on."""
+    model = denoiser.DBLM.from_backbone(backbone(std=0.2), **AS_GPT2)
+    zt, disturbed = points(), points()
+    disturbed[:, 4] = points(seed=9)[:, 4]
+    change = (call(model, disturbed) - call(model, zt)).abs().amax(-1)
+    assert (change[:, :5] < 1e-6).all()
+    assert (change[:, 5:] > 1e-6).all()
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_the_start_takes_one_position(shift):
+    """The longest text is one shorter, and the message says so."""
+    model, longest = repaired(shift=shift), 80 - shift
+    zt = points(1, longest, 8)
+    assert call(model, zt).shape == zt.shape
+    with pytest.raises(ValueError, match=f"knows {longest} positions; got"):
+        model(points(1, longest + 1, 8), 0.5)
+
+
+def test_a_shifted_model_saves_and_loads(tmp_path):
+    """The field, the scaled layer norm, and the same answers."""
+    model = repaired(shift=True)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    model.save_pretrained(tmp_path)
+    again, zt = denoiser.load(tmp_path), points(dim=8)
+    assert again.config.shift is True
+    assert torch.equal(call(again, zt), call(model, zt))
+
+
+def test_a_shifted_model_takes_prompts_and_guesses():
+    """Prompts stay; a previous guess of each position is heard."""
+    model = repaired(shift=True)
+    with torch.no_grad():
+        model.project_guess.weight.normal_()
+        zt, guess = points(dim=8), points(dim=8, seed=5)
+        told = model(zt, 0.5, previous=guess)
+        assert told.shape == zt.shape
+        assert (told - model(zt, 0.5)).abs().max() > 1e-3
+    ids = model.generate(
+        torch.tensor([[1, 2, 3]]),
+        max_length=79,
+        num_return_sequences=2,
+        num_steps=3,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert ids.shape == (2, 79)
+    assert ids[:, :3].tolist() == [[1, 2, 3]] * 2
+
+
+def test_every_field_is_documented():
+    """In the order of the arguments; nothing else is."""
+    import inspect
+    import re
+
+    fields = list(inspect.signature(denoiser.DBLMConfig).parameters)
+    told = re.findall(
+        r"^ {4}(\w+) :", denoiser.DBLMConfig.__doc__, re.MULTILINE
+    )
+    assert told == fields[:-1] and fields[-1] == "kwargs"
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -729,7 +896,7 @@ def test_a_checkpoint_of_part_one_still_loads(tmp_path):
     stored = json.loads(file.read_text("utf-8"))
     for field in ("head", "loss", "input_std", "self_conditioning"):
         stored.pop(field)
-    for field in ("likelihood", "clean_rate"):
+    for field in ("likelihood", "shift", "clean_rate"):
         stored.pop(field)
     file.write_text(json.dumps(stored), "utf-8")
     again, zt = denoiser.load(tmp_path), points(dim=8)
@@ -760,6 +927,11 @@ def test_a_checkpoint_of_part_one_still_loads(tmp_path):
         ({"clean_rate": -0.1}, "clean_rate is a share.*-0.1"),
         ({"clean_rate": 2}, "clean_rate is a share.*2"),
         ({"clean_rate": math.nan}, "clean_rate is a share.*nan"),
+        ({"shift": True, "bos_token_id": None}, "bos_token_id.*None"),
+        (
+            {"shift": True, "bos_token_id": 50, "vocab_size": 50},
+            "bos_token_id.*50",
+        ),
         ({"input_std": 0.0}, "input_std must be positive; got 0.0"),
         ({"input_std": math.inf}, "input_std must be positive"),
         ({"input_std": math.nan}, "input_std must be positive"),

@@ -656,13 +656,17 @@ def test_gradient_of_the_cross_entropy_is_its_slope():
     assert difference.item() == pytest.approx(slope.sqrt().item(), rel=1e-2)
 
 
+@pytest.mark.parametrize("shift", [False, True])
 @pytest.mark.parametrize("likelihood", [False, True])
-def test_a_first_guess_costs_no_gradient_even_under_autocast(likelihood):
+def test_a_first_guess_costs_no_gradient_even_under_autocast(
+    likelihood, shift
+):
     """Autocast keeps copies of weights: those of the first guess, made
     without gradient, must not serve the second."""
-    model = repaired(likelihood=likelihood)
-    with torch.no_grad():
+    model = repaired(likelihood=likelihood, shift=shift)
+    with torch.no_grad():  # behind a layer of zeros nothing would learn
         model.project_guess.weight.normal_()
+        model.noise_mlp[-1].weight.normal_(std=0.1)
     batch, norms = one_batch(model), {}
     for precision in ("fp32", "bf16"):
         model.zero_grad()
