@@ -135,8 +135,8 @@ def make_tales_gpt2(folder, source):
     }
 
 
-def make_ladder(folder, source, seeds=(0, 1)):
-    """Train every rung of the ladder, twice; keep what it measured and wrote.
+def make_ladder(folder, source, seeds=(0,)):
+    """Train every rung of the ladder; keep what it measured and wrote.
 
     The runs stand alone: to use more processors, start this several times
     with other seeds first.
@@ -169,6 +169,15 @@ def make_ladder(folder, source, seeds=(0, 1)):
         "tokens_seen": runs[0]["tokens_seen"],
         "seconds_of_training": sum(run["seconds"] for run in runs),
     }
+
+
+def make_autopsy(folder, source, seeds=(0,)):
+    """Chapter 6's longer trainings: each cause alone, and all others fixed."""
+    from dblm_lib import diagnostics
+
+    found = diagnostics.long_runs(folder=WORK / "autopsy", seeds=seeds)
+    (folder / "runs.json").write_text(json.dumps(found) + "\n", "utf-8")
+    return {"runs": sum(map(len, found.values())), "steps": diagnostics.STEPS}
 
 
 def train_tales_dblm():
@@ -285,6 +294,7 @@ MAKERS = {
     "tales": ("tales", make_tales),
     "tokenizer": ("tokenizer", make_tokenizer),
     "tales-gpt2": ("checkpoints/tales-gpt2", make_tales_gpt2),
+    "autopsy": ("autopsy", make_autopsy),
     "ladder": ("ladder", make_ladder),
     "tales-dblm": ("checkpoints/tales-dblm", make_tales_dblm),
     "samplers": ("samplers", make_samplers),
