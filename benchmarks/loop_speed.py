@@ -205,12 +205,16 @@ def quartiles(values):
 
 def measure(options):
     """Compare both loops; also say with what."""
-    torch.set_num_threads(options.threads)
     turns = {"training": training_turns, "sampling": sampling_turns}
-    results = {
-        name: compare(*make(options), options.pairs)
-        for name, make in turns.items()
-    }
+    before = torch.get_num_threads()
+    torch.set_num_threads(options.threads)
+    try:
+        results = {
+            name: compare(*make(options), options.pairs)
+            for name, make in turns.items()
+        }
+    finally:
+        torch.set_num_threads(before)
     said = {k: v for k, v in vars(options).items() if k != "json"}
     return {"torch": torch.__version__, **said, **results}
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "loop_speed.py"
 SMALL = {
@@ -45,9 +46,11 @@ def test_prints_both_ratios():
 
 
 def test_json_holds_the_same(speed, capsys):
+    threads = torch.get_num_threads()
     speed["main"](
         [*TINY, "--model", "repaired", "--ema", "0.9", "--clock=cpu", "--json"]
     )
+    assert torch.get_num_threads() == threads
     found = json.loads(capsys.readouterr().out)
     assert found["length"] == 5
     assert found["threads"] == 1

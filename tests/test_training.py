@@ -262,6 +262,7 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path):
 KILLED = """
 import sys, torch
 from dblm_lib import training
+torch.set_num_threads({threads})  # sums come out another way with others
 sys.path.insert(0, {tests!r})
 from test_training import small_run, tiny_model, tiny_texts
 config = small_run(steps=200, save_every=7, ema=0.9)
@@ -274,7 +275,9 @@ training.train(tiny_model(), *tiny_texts(), config, folder={folder!r},
 def test_killed_run_ends_with_the_same_bits(tmp_path):
     """SIGKILL at a random moment; resume, and compare bit for bit."""
     code = KILLED.format(
-        tests=os.path.dirname(__file__), folder=str(tmp_path / "run")
+        tests=os.path.dirname(__file__),
+        folder=str(tmp_path / "run"),
+        threads=torch.get_num_threads(),
     )
     kill = getattr(signal, "SIGKILL", signal.SIGTERM)
     seed = int.from_bytes(os.urandom(4), "big")
