@@ -291,7 +291,8 @@ def test_killed_run_ends_with_the_same_bits(tmp_path):
     time.sleep(delay.item() / 4)
     process.send_signal(kill)
     assert process.wait() != 0, "the run ended before it could be killed"
-    (last,) = (tmp_path / "run").glob("step-*")
+    # Two, if it died between writing a checkpoint and removing the last one.
+    last = max((tmp_path / "run").glob("step-*"))
     assert last.name != "step-0000200"
     config = small_run(steps=200, save_every=7, ema=0.9)
     whole = tiny_model()
