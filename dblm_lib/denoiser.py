@@ -77,6 +77,11 @@ class DBLMConfig(GPT2Config):
         Add to the mixture's logits how likely each token makes the noised
         point: the network need only learn what the context says (Gulrajani
         & Hashimoto, 2023).
+    evidence : bool
+        What enters the trunk is not the noised point, but what it alone
+        tells about its token: the mean of all tokens' embeddings, weighed
+        by how likely each makes the point and how frequent it is, which is
+        learned. No noise is left to drown the context in.
     shift : bool
         Answer each position from the state of the one before it, behind an
         end-of-text token: what GPT-2 was trained to do (Gong et al., 2025).
@@ -103,6 +108,7 @@ class DBLMConfig(GPT2Config):
         input_std=None,
         self_conditioning=0.0,
         likelihood=False,
+        evidence=False,
         shift=False,
         clean_rate=0.0,
         **kwargs,
@@ -132,11 +138,15 @@ class DBLMConfig(GPT2Config):
         self.schedule_options = schedule_options or {}
         schedules.get_schedule(schedule, **self.schedule_options)
         _check_repairs(head, loss, likelihood, self_conditioning, input_std)
-        if likelihood and conditioning == "none":
-            raise ValueError(
-                "likelihood=True needs the noise level: "
-                "set conditioning='time'"
-            )
+        for field, value in (
+            ("likelihood", likelihood),
+            ("evidence", evidence),
+        ):
+            if value and conditioning == "none":
+                raise ValueError(
+                    f"{field}=True needs the noise level: "
+                    "set conditioning='time'"
+                )
         for field, value in (
             ("self_conditioning", self_conditioning),
             ("clean_rate", clean_rate),
@@ -150,6 +160,7 @@ class DBLMConfig(GPT2Config):
         self.input_std = input_std
         self.self_conditioning = self_conditioning
         self.likelihood = likelihood
+        self.evidence = evidence
         self.shift = shift
         self.clean_rate = clean_rate
         super().__init__(**kwargs)
@@ -395,6 +406,10 @@ class DenoiserBase(GPT2PreTrainedModel):
             # What leaves is multiplied by the embeddings, which input_std
             # made shorter on the way in only: it has to be made up for here.
             self.trunk.ln_f.reads_out = True
+            with torch.no_grad():  # the trunk has been initialised already
+                self.trunk.ln_f.weight.fill_(config.input_std)
+        if config.evidence:
+            self.log_frequency = nn.Parameter(torch.zeros(config.vocab_size))
         if config.self_conditioning:
             self.project_guess = nn.Linear(dim, config.hidden_size, bias=False)
             self.project_guess.starts_at_zero = True
@@ -403,6 +418,38 @@ class DenoiserBase(GPT2PreTrainedModel):
         """Linear layers by which points and times enter the trunk."""
         layers = [self.project_in, *getattr(self, "noise_mlp", ())]
         return [layer for layer in layers if isinstance(layer, nn.Linear)]
+
+    def weigh(self, zt, t):
+        """Chapter 7: how likely each token makes each noised point.
+
+        Returns
+        -------
+        tensor
+            As `log_likelihood`; None where the configuration has no use for
+            it.
+        """
+        if self.config.likelihood or self.config.evidence:
+            return self.log_likelihood(zt, t)
+        return None
+
+    def read(self, zt, likelihood=None):
+        """Chapter 7: what the trunk is given to read.
+
+        Parameters
+        ----------
+        zt : tensor, shape ``(batch, length, dim)``
+        likelihood : tensor, shape ``(batch, length, vocab)``, optional
+            What `weigh` returned.
+
+        Returns
+        -------
+        tensor, shape of ``zt``
+            The points themselves; with ``evidence`` the guess of x0 that
+            each position makes by itself.
+        """
+        if not self.config.evidence:
+            return zt
+        return self.mix(likelihood + self.log_frequency)
 
     def enter(self, hidden, real, previous=None):
         """Chapter 7: what happens to points on their way into the trunk.
@@ -436,14 +483,14 @@ class DenoiserBase(GPT2PreTrainedModel):
             hidden = hidden * self.config.input_std
         return hidden, real
 
-    def answer(self, hidden, zt, t, logits=False):
+    def answer(self, hidden, likelihood=None, logits=False):
         """Chapter 7: from the trunk's last states to the guess of x0.
 
         Parameters
         ----------
         hidden : tensor, shape ``(batch, length, hidden_size)``
-        zt, t
-            As `check_input` leaves them.
+        likelihood : tensor, shape ``(batch, length, vocab)``, optional
+            What `weigh` returned.
         logits : bool
             Answer with logits over the vocabulary instead.
 
@@ -468,7 +515,7 @@ class DenoiserBase(GPT2PreTrainedModel):
         with torch.autocast(output.device.type, enabled=False):
             output = output.float() @ self.table().float().T
         if self.config.likelihood:
-            output = output + self.log_likelihood(zt, t)
+            output = output + likelihood
         return output if logits else self.mix(output)
 
     def log_likelihood(self, zt, t):
@@ -513,7 +560,7 @@ class DenoiserBase(GPT2PreTrainedModel):
             The guess of x0.
         """
         with torch.autocast(logits.device.type, enabled=False):
-            return logits.softmax(dim=-1) @ self.table().float()
+            return logits.float().softmax(dim=-1) @ self.table().float()
 
     def get_input_embeddings(self):
         return self.embeddings
@@ -594,7 +641,8 @@ class DBLM(DenoiserBase):
             missing or outside [0, 1].
         """
         t, real = self.check_input(zt, t, attention_mask)
-        hidden = self.project_in(zt)
+        likelihood = self.weigh(zt, t)  # Chapter 7; None by default
+        hidden = self.project_in(self.read(zt, likelihood))
         if t is not None:
             code = noise_embedding(t, hidden.shape[-1])
             hidden = hidden + self.noise_mlp(code.to(hidden.dtype))
@@ -606,7 +654,7 @@ class DBLM(DenoiserBase):
             ),
             use_cache=False,
         )
-        return self.answer(output.last_hidden_state, zt, t, logits)
+        return self.answer(output.last_hidden_state, likelihood, logits)
 
 
 def load(name):

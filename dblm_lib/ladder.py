@@ -105,6 +105,11 @@ RUNGS = (
         {"embed_dim": None, "input_std": 0.2, "shift": True},
     ),
     Rung(
+        "evidence",
+        "reads what each point tells, not the point",
+        {"evidence": True},
+    ),
+    Rung(
         "scratch",
         "the same from chance, for comparison",
         {"input_std": 0.02},
@@ -112,7 +117,7 @@ RUNGS = (
     ),
 )
 # The last step up; what follows it is a comparison.
-TOP = next(i for i, rung in enumerate(RUNGS) if rung.name == "own-space")
+TOP = next(i for i, rung in enumerate(RUNGS) if rung.name == "evidence")
 
 
 def options_up_to(index, levels=None):

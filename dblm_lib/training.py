@@ -63,7 +63,10 @@ class TrainConfig:
         Steps over which the learning rate rises from zero.
     final_fraction : float
         The cosine falls to this share of the peak; 1 keeps it constant.
-    optimizer : {"adamw", "adam"}
+    optimizer : {"adamw", "adam", "muon"}
+        Muon (Jordan et al., 2024) turns the update of each matrix of the
+        blocks into an orthogonal one, of the size that AdamW's would have;
+        all other weights stay with AdamW.
     weight_decay : float
         On matrices only (AdamW).
     clip : float
@@ -109,8 +112,11 @@ class TrainConfig:
                 raise ValueError(
                     f"{name} must be positive; got {getattr(self, name)}"
                 )
-        if self.optimizer not in ("adamw", "adam"):
-            raise ValueError(f"unknown optimizer {self.optimizer!r}")
+        if self.optimizer not in ("adamw", "adam", "muon"):
+            raise ValueError(
+                f"unknown optimizer {self.optimizer!r}; "
+                "choose one of adamw, adam, muon"
+            )
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(
                 f"precision is fp32 or bf16, not {self.precision}"
@@ -387,14 +393,14 @@ def train(
     loss = loss or loss_for(model)
     draw = draw_for(model) if draw == "model" else draw
     accelerator = accelerator or _where_the_model_is(model)
-    optimizer = _optimizer(model, config)
+    optimizers = _optimizers(model, config)
     average = _Average(model, config.ema)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, *optimizers = accelerator.prepare(model, *optimizers)
     bare = accelerator.unwrap_model(model)
     average.to(accelerator.device)
     history, first = History(), 0
     if resume:
-        first = _restore(folder, bare, optimizer, average, history, config)
+        first = _restore(folder, bare, optimizers, average, history, config)
     bar = resources.progress_bar(
         range(first, config.steps),
         initial=first,
@@ -408,7 +414,7 @@ def train(
     with _fast_attention(bare, accelerator.device):
         for step in bar:
             batch = _batch(bare, ids, mask, draw, step, config, accelerator)
-            for group in optimizer.param_groups:
+            for group in [g for o in optimizers for g in o.param_groups]:
                 rate = learning_rate(step, config)
                 group["lr"] = rate * group.get("rate", 1.0)
             with torch.autocast(
@@ -417,11 +423,13 @@ def train(
                 enabled=config.precision == "bf16",
             ):
                 value = loss(model, batch)
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
             accelerator.backward(value)
             if config.clip:
                 accelerator.clip_grad_norm_(model.parameters(), config.clip)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             average.update(bare)
             tokens += batch["ids"].numel() * accelerator.num_processes
             if step % config.log_every == 0 or step == config.steps - 1:
@@ -441,7 +449,13 @@ def train(
             if folder and (due or done == config.steps):
                 if accelerator.is_main_process:
                     _save(
-                        folder, done, bare, optimizer, average, history, config
+                        folder,
+                        done,
+                        bare,
+                        optimizers,
+                        average,
+                        history,
+                        config,
                     )
                 accelerator.wait_for_everyone()
     average.copy_to(bare)
@@ -504,31 +518,42 @@ def _batch(model, ids, mask, draw, step, config, accelerator):
     return {k: v[mine].to(accelerator.device) for k, v in batch.items()}
 
 
-def _optimizer(model, config):
+def _optimizers(model, config):
     """Decay for matrices only; embeddings may learn at a rate of their own."""
-    kinds = {"embeddings": [], "matrices": [], "vectors": []}
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            kind = "matrices" if p.ndim >= 2 else "vectors"
-            if name == "embeddings.weight" and config.embedding_rate != 1:
-                kind = "embeddings"
-            kinds[kind].append(p)
-    if not any(kinds.values()):
+    learns = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if not learns:
         raise ValueError("the model has no weights to train")
     if config.optimizer == "adam":
-        weights = [p for p in model.parameters() if p.requires_grad]
-        return torch.optim.Adam(weights, lr=config.learning_rate)
+        return [torch.optim.Adam(learns.values(), lr=config.learning_rate)]
+    kinds = {"embeddings": [], "matrices": [], "vectors": [], "blocks": []}
+    for name, p in learns.items():
+        kind = "matrices" if p.ndim >= 2 else "vectors"
+        if name == "embeddings.weight" and config.embedding_rate != 1:
+            kind = "embeddings"
+        elif p.ndim == 2 and ".h." in name and config.optimizer == "muon":
+            kind = "blocks"
+        kinds[kind].append(p)
+    settings = {
+        "lr": config.learning_rate,
+        "weight_decay": config.weight_decay,
+    }
     groups = [
         {"params": kinds["matrices"]},
         {"params": kinds["vectors"], "weight_decay": 0.0},
         {"params": kinds["embeddings"], "rate": config.embedding_rate},
     ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]],
-        lr=config.learning_rate,
-        betas=(0.9, 0.95),
-        weight_decay=config.weight_decay,
-    )
+    optimizers = [
+        torch.optim.AdamW(
+            [g for g in groups if g["params"]], betas=(0.9, 0.95), **settings
+        )
+    ]
+    if kinds["blocks"]:
+        optimizers.append(
+            torch.optim.Muon(
+                kinds["blocks"], adjust_lr_fn="match_rms_adamw", **settings
+            )
+        )
+    return optimizers
 
 
 class _Average:
@@ -563,7 +588,7 @@ class _Average:
                 p.copy_(self.weights[name])
 
 
-def _save(folder, step, model, optimizer, average, history, config):
+def _save(folder, step, model, optimizers, average, history, config):
     """Write a checkpoint beside the others, then rename it into place.
 
     The previous checkpoint is removed only when the new one is whole, so a
@@ -578,7 +603,7 @@ def _save(folder, step, model, optimizer, average, history, config):
         draft.mkdir(parents=True)
         parts = {
             "model": _unshared(model.state_dict()),
-            "optimizer": _flat(optimizer.state_dict()["state"]),
+            "optimizer": _flat(optimizers),
             "average": average.weights,
         }
         digests = {}
@@ -623,16 +648,17 @@ def _unshared(state):
     return kept
 
 
-def _flat(state):
-    """Optimiser state as flat names: index.entry."""
+def _flat(optimizers):
+    """Optimisers' states as flat names: optimiser.index.entry."""
     return {
-        f"{index}.{entry}": torch.as_tensor(value)
-        for index, entries in state.items()
+        f"{number}.{index}.{entry}": torch.as_tensor(value)
+        for number, optimizer in enumerate(optimizers)
+        for index, entries in optimizer.state_dict()["state"].items()
         for entry, value in entries.items()
     }
 
 
-def _restore(folder, model, optimizer, average, history, config):
+def _restore(folder, model, optimizers, average, history, config):
     """Load the last whole checkpoint; return the step to go on with."""
     from safetensors.torch import load_file
 
@@ -664,12 +690,13 @@ def _restore(folder, model, optimizer, average, history, config):
             f"{', '.join(changed)} differ(s)"
         )
     model.load_state_dict(load_file(last / "model.safetensors"), strict=False)
-    packed = optimizer.state_dict()
-    entries = {}
+    states = [{} for _ in optimizers]
     for name, value in load_file(last / "optimizer.safetensors").items():
-        index, entry = name.split(".", 1)
-        entries.setdefault(int(index), {})[entry] = value
-    optimizer.load_state_dict({**packed, "state": entries})
+        number, index, entry = name.split(".", 2)
+        states[int(number)].setdefault(int(index), {})[entry] = value
+    for optimizer, entries in zip(optimizers, states):
+        packed = optimizer.state_dict()
+        optimizer.load_state_dict({**packed, "state": entries})
     for name, value in load_file(last / "average.safetensors").items():
         average.weights[name].copy_(value)
     average.updates = state["updates"]

@@ -87,7 +87,8 @@ def test_the_top_has_all_repairs():
     )
     assert not config.causal and config.conditioning == "time"
     assert (config.head, config.loss) == ("mixture", "ce")
-    assert config.likelihood and config.self_conditioning
+    assert config.likelihood and config.evidence
+    assert config.self_conditioning
     assert config.clean_rate and config.train_embeddings
     assert config.schedule == "warped"
     assert config.schedule_options == {"levels": LEVELS}

@@ -771,7 +771,7 @@ def test_embedding_rate_leaves_frozen_embeddings_alone():
 
 def test_each_weight_is_in_one_group():
     model = repaired()
-    optimizer = training._optimizer(model, small_run(embedding_rate=2.0))
+    (optimizer,) = training._optimizers(model, small_run(embedding_rate=2.0))
     grouped = [p for g in optimizer.param_groups for p in g["params"]]
     assert len(grouped) == len({id(p) for p in grouped})
     assert {id(p) for p in grouped} == {id(p) for p in model.parameters()}
@@ -779,6 +779,62 @@ def test_each_weight_is_in_one_group():
     assert table["params"][0] is model.embeddings.weight and table["rate"] == 2
     vectors = [g for g in optimizer.param_groups if g["weight_decay"] == 0]
     assert all(p.ndim == 1 for g in vectors for p in g["params"])
+
+
+def test_muon_takes_the_matrices_of_the_blocks():
+    model = repaired()
+    adamw, muon = training._optimizers(model, small_run(optimizer="muon"))
+    names = {id(p): name for name, p in model.named_parameters()}
+    taken = {names[id(p)] for g in muon.param_groups for p in g["params"]}
+    assert taken == {
+        name
+        for name, p in model.named_parameters()
+        if name.startswith("trunk.h.") and p.ndim == 2
+    }
+    left = {names[id(p)] for g in adamw.param_groups for p in g["params"]}
+    assert taken and not taken & left and taken | left == set(names.values())
+
+
+def test_muon_moves_matrices_in_all_directions_alike():
+    """Singular values of its step: of one size, which AdamW's are not."""
+    spread = {}
+    for optimizer in ("adamw", "muon"):
+        model = tiny_model()
+        name, weight = next(
+            (n, p) for n, p in model.named_parameters() if "mlp.c_fc.w" in n
+        )
+        before = weight.detach().clone()
+        config = small_run(
+            steps=1, warmup=0, optimizer=optimizer, weight_decay=0.0
+        )
+        training.train(model, *tiny_texts(), config)
+        step = dict(model.named_parameters())[name].detach() - before
+        sizes = torch.linalg.svdvals(step)
+        spread[optimizer] = (sizes.max() / sizes.median()).item()
+    assert spread["muon"] < 2 < spread["adamw"]
+
+
+def test_muon_resumes_with_the_same_bits(tmp_path):
+    texts = tiny_texts()
+    whole, half = tiny_model(), tiny_model()
+    config = small_run(optimizer="muon", steps=12, ema=0.9)
+    training.train(whole, *texts, config)
+    calls = iter(range(100))
+
+    class Stop(Exception):
+        pass
+
+    def until_eight(model, batch):
+        if next(calls) == 8:
+            raise Stop
+        return training.denoising_loss(model, batch)
+
+    saving = small_run(optimizer="muon", steps=12, ema=0.9, save_every=5)
+    with pytest.raises(Stop):
+        training.train(half, *texts, saving, loss=until_eight, folder=tmp_path)
+    again = tiny_model(seed=3)
+    training.train(again, *texts, saving, folder=tmp_path, resume=True)
+    assert same_weights(whole, again)
 
 
 def test_attention_is_put_back_after_training():

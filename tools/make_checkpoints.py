@@ -195,7 +195,14 @@ def train_tales_dblm():
 
     def trained(levels, folder, **changes):
         model = ladder.build(ladder.TOP, levels, seed=0).to(resources.device())
-        config = ladder.recipe(batch_size=64, save_every=250, **changes)
+        config = ladder.recipe(
+            batch_size=64,
+            optimizer="muon",
+            learning_rate=4e-3,
+            embedding_rate=1.0,
+            save_every=250,
+            **changes,
+        )
         history = training.train(
             model, train, everywhere, config, folder=folder, resume=True
         )
@@ -209,7 +216,7 @@ def train_tales_dblm():
         levels = ladder.fit_levels(report, trim=0.005)
         file.write_text(json.dumps(levels), "utf-8")
     levels = json.loads(file.read_text("utf-8"))
-    return trained(levels, work / "main", steps=4000, ema=0.995)
+    return trained(levels, work / "main", steps=8000, ema=0.998)
 
 
 def make_tales_dblm(folder, source):
