@@ -6,6 +6,7 @@ the noised ones move a little towards the guess. At the end each point is
 rounded to a token.
 """
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -345,6 +346,10 @@ class Guesser:
         Of the rounding, without a mixture head.
     snap : bool
         Clamp each guess to the nearest embedding.
+    temperature : float
+        Of a mixture head: the logits are divided by it. Below 1 each guess
+        leans to the tokens that it holds for likely, and the texts to what
+        is common; 1 is what the model was trained for.
 
     Attributes
     ----------
@@ -357,9 +362,19 @@ class Guesser:
         nearest token. It only says whether a second token is as near.
     """
 
-    def __init__(self, model, metric="euclidean", snap=False):
+    def __init__(self, model, metric="euclidean", snap=False, temperature=1.0):
         config = getattr(model, "config", None)
         self.mixture = getattr(config, "head", "vector") == "mixture"
+        if not 0 < temperature < math.inf:
+            raise ValueError(
+                f"temperature must be positive; got {temperature}"
+            )
+        if temperature != 1 and not self.mixture:
+            raise ValueError(
+                "this model answers with vectors, not with probabilities: "
+                "it has no temperature"
+            )
+        self.temperature = temperature
         self.remembers = bool(getattr(config, "self_conditioning", 0))
         self.model, self.metric, self.snap = model, metric, snap
         self.table = model.table()
@@ -367,9 +382,8 @@ class Guesser:
 
     def __call__(self, zt, t):
         if self.mixture:
-            self.answer = self.model(
-                zt, t, previous=self.previous, logits=True
-            )
+            logits = self.model(zt, t, previous=self.previous, logits=True)
+            self.answer = logits / self.temperature
             x0_hat = self.model.mix(self.answer)
         else:
             x0_hat = self.answer = self.model(zt, t)
@@ -411,6 +425,7 @@ def generate_ids(
     trajectory=None,
     progress=False,
     stagger=0.0,
+    temperature=1.0,
 ):
     """Sample token ids from a denoiser; also `DBLM.generate`.
 
@@ -431,6 +446,8 @@ def generate_ids(
         Clamp each guess to the nearest embedding.
     metric : {"euclidean", "cosine", "dot"}
         Of the final rounding.
+    temperature : float
+        See `Guesser`.
 
     Returns
     -------
@@ -451,7 +468,7 @@ def generate_ids(
     canvas, given = canvas.to(device), given.to(device)
     prompted = bool(given.any())
     known = model.embed(canvas) if prompted else None
-    guesser = Guesser(model, metric, snap)
+    guesser = Guesser(model, metric, snap, temperature)
 
     def denoise(zt, t):
         x0_hat = guesser(zt, t)

@@ -969,6 +969,52 @@ def test_ids_of_a_mixture_are_the_largest_logits():
 
 
 @torch.no_grad()
+def test_temperature_sharpens_and_changes_no_rounding():
+    model = repaired_model(self_conditioning=0.0)
+    zt = 2 * draw(8, 9, 6).float()
+    plain = decoding.Guesser(model)
+    plain(zt, 0.7)
+    cold = decoding.Guesser(model, temperature=0.5)
+    x0_hat = cold(zt, 0.7)
+    assert torch.equal(cold.ids, plain.ids)
+    assert (cold.confidence > plain.confidence).all()
+    squared = plain.answer.double().softmax(-1).square()
+    expected = (squared / squared.sum(-1, True)) @ model.table().double()
+    torch.testing.assert_close(x0_hat.double(), expected, rtol=0, atol=1e-5)
+    hot = decoding.Guesser(model, temperature=1e6)
+    mean = model.table().mean(dim=0).expand_as(x0_hat)
+    torch.testing.assert_close(hot(zt, 0.7), mean, rtol=0, atol=1e-4)
+
+
+def test_temperature_reaches_the_sampler():
+    model = repaired_model()
+    told = [
+        decoding.generate_ids(
+            model,
+            num_return_sequences=2,
+            max_length=8,
+            num_steps=6,
+            generator=torch.Generator().manual_seed(0),
+            temperature=temperature,
+        )
+        for temperature in (1.0, 1, 50.0)
+    ]
+    assert torch.equal(told[0], told[1])
+    assert not torch.equal(told[0], told[2])
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, math.nan, math.inf])
+def test_bad_temperatures_are_refused(temperature):
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        decoding.Guesser(repaired_model(), temperature=temperature)
+
+
+def test_a_vector_has_no_temperature():
+    with pytest.raises(ValueError, match="it has no temperature"):
+        decoding.Guesser(small_model(), temperature=0.9)
+
+
+@torch.no_grad()
 def test_confidence_of_vectors_compares_the_two_nearest():
     model = small_model()
     guesser, zt = decoding.Guesser(model), draw(2, 9, 16).float()
