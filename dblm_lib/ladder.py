@@ -1,8 +1,9 @@
-r"""The ladder: from the proposal to a model that writes, a change at a time.
+r"""The ladder: from the proposal to a model that writes, a step at a time.
 
 Chapter 7. Each rung adds to the one below it, most of them by one field of
-`DBLMConfig`; those behind `TOP` are comparisons with it. All are trained by the same loop, on the same tales, for the
-same number of steps, and measured by the same table.
+`DBLMConfig`; those behind `TOP` are comparisons with it. All are trained by
+the same loop, on the same tales, for the same number of steps, and measured
+by the same table.
 """
 
 import json
@@ -35,6 +36,7 @@ __all__ = [
 
 SEQ_LEN = 64
 TRAIN_TALES = text.TRAIN_TALES
+FIT_STEPS = 100
 # Noise levels at which a loss is measured before a range is fitted to it.
 FIT_LEVELS = tuple(0.1 * 400 ** (i / 24) for i in range(25))
 
@@ -52,7 +54,8 @@ class Rung:
     changes : dict
         Fields of `DBLMConfig`.
     fitted : bool
-        Whether the noise range is fitted to the loss from here on.
+        Whether the noise range is fitted to the loss here: for the first
+        time, or anew since other embeddings stand other noise.
     backbone : bool
         Whether training starts from `tales-gpt2`, or from chance.
     """
@@ -82,7 +85,7 @@ RUNGS = (
     ),
     Rung(
         "input-scale",
-        "inputs at the scale of GPT-2's embeddings",
+        "inputs at the scale of GPT-2's positions",
         {"input_std": 0.05},
     ),
     Rung("range", "noise range fitted to the loss", fitted=True),
@@ -103,6 +106,7 @@ RUNGS = (
         "own-space",
         "GPT-2's own embeddings again, answers shifted by one",
         {"embed_dim": None, "input_std": 0.2, "shift": True},
+        fitted=True,
     ),
     Rung(
         "evidence",
@@ -346,11 +350,7 @@ def run(index, seed, folder, measure, progress=True, **changes):
                 f"{config.steps}: choose another folder"
             )
         return result
-    levels = None
-    if any(r.fitted for r in RUNGS[: index + 1]):
-        before = next(i for i, r in enumerate(RUNGS) if r.fitted) - 1
-        below = run(before, seed, folder, measure, progress, **changes)
-        levels = below["fitted_levels"]
+    levels = _levels(index, seed, folder, measure, progress, **changes)
     backbone = resources.load_backbone("tales-gpt2")
     train, valid = canvases(backbone.tokenizer)
     model = build(index, levels, seed, backbone)
@@ -378,14 +378,47 @@ def run(index, seed, folder, measure, progress=True, **changes):
             name: [round(v, 5) for v in values]
             for name, values in report.items()
         },
+        "levels": levels,  # those of its own schedule
         "fitted_levels": fit_levels(report),
         **measure(model),
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    return _kept(file, result)
+
+
+def _kept(file, result):
+    """Write a file in one go, so that a killed run leaves no half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".tmp")
     draft.write_text(json.dumps(result) + "\n", "utf-8")
     os.replace(draft, file)
     return result
+
+
+def _levels(index, seed, folder, measure, progress, **changes):
+    """The noise levels that were fitted for a rung; None below the first.
+
+    The first fit takes the loss of the rung below. Later ones are for other
+    embeddings: they take that of a hundred steps of the rung itself, over
+    all levels, which are not counted.
+    """
+    fits = [i for i, rung in enumerate(RUNGS[: index + 1]) if rung.fitted]
+    if not fits:
+        return None
+    if len(fits) == 1:
+        below = run(fits[0] - 1, seed, folder, measure, progress, **changes)
+        return below["fitted_levels"]
+    file = folder / f"{fits[-1]:02d}-levels-{seed}.json"
+    if file.is_file():
+        return json.loads(file.read_text("utf-8"))
+    backbone = resources.load_backbone("tales-gpt2")
+    train, valid = canvases(backbone.tokenizer)
+    wide = [level for level in FIT_LEVELS if level > 0.25]
+    model = build(fits[-1], wide, seed, backbone)
+    config = recipe(seed=seed, **{**changes, "steps": FIT_STEPS, "warmup": 20})
+    everywhere = torch.ones_like(train, dtype=torch.bool)
+    training.train(model, train, everywhere, config, progress=progress)
+    report = level_report(model, valid[:256], FIT_LEVELS)
+    return _kept(file, fit_levels(report))
 
 
 def results():
