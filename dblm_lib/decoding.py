@@ -350,16 +350,6 @@ class Guesser:
         Of a mixture head: the logits are divided by it. Below 1 each guess
         leans to the tokens that it holds for likely, and the texts to what
         is common; 1 is what the model was trained for.
-
-    Attributes
-    ----------
-    ids : tensor of ids, shape ``(batch, length)``
-        The last guess, rounded.
-    confidence : tensor, shape ``(batch, length)``
-        The probability of that token. Without a mixture head there is none:
-        then it is that of a token drawn with odds exp(-distance² / 2 v),
-        where v is the squared distance a coordinate of the guess from its
-        nearest token. It only says whether a second token is as near.
     """
 
     def __init__(self, model, metric="euclidean", snap=False, temperature=1.0):
@@ -395,14 +385,20 @@ class Guesser:
 
     @property
     def ids(self):
-        """The last guess, rounded."""
+        """The last guess, rounded: ids of shape ``(batch, length)``."""
         if self.mixture:
             return self.answer.argmax(dim=-1)
         return noising.nearest(self.answer, self.table, self.metric)
 
     @property
     def confidence(self):
-        """The probability of each of these ids."""
+        """The probability of each of these ids.
+
+        Without a mixture head there is none: then it is that of a token
+        drawn with odds exp(-distance² / 2 v), where v is the squared
+        distance a coordinate of the guess from its nearest token. It only
+        says whether a second token is as near.
+        """
         if self.mixture:
             return self.answer.softmax(dim=-1).amax(dim=-1)
         first, second = noising.nearest_two(self.answer, self.table).unbind(-1)
