@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import torch
 
-from . import noising, resources, schedules, text
+from . import denoiser, noising, resources, schedules, text
 
 __all__ = [
     "STEPS",
@@ -415,13 +415,13 @@ def generate_ids(
     num_return_sequences=1,
     num_steps=64,
     generator=None,
-    step="ancestral",
+    step=None,
     snap=False,
     metric="euclidean",
     trajectory=None,
     progress=False,
-    stagger=0.0,
-    temperature=1.0,
+    stagger=None,
+    temperature=None,
 ):
     """Sample token ids from a denoiser; also `DBLM.generate`.
 
@@ -436,14 +436,17 @@ def generate_ids(
         Length of the canvas, prompt included.
     num_return_sequences : int
         Samples for each prompt.
-    num_steps, generator, step, trajectory, progress, stagger
+    num_steps, generator, trajectory, progress
         See `sample`.
+    step, stagger : optional
+        See `sample`; what the model's configuration names as its sampler if
+        left out, and the defaults of `sample` if it names none.
     snap : bool
         Clamp each guess to the nearest embedding.
     metric : {"euclidean", "cosine", "dot"}
         Of the final rounding.
-    temperature : float
-        See `Guesser`.
+    temperature : float, optional
+        See `Guesser`; if left out, as ``step``.
 
     Returns
     -------
@@ -456,6 +459,10 @@ def generate_ids(
         model does not have.
     """
     model.eval()
+    asked = {"step": step, "stagger": stagger, "temperature": temperature}
+    asked = {k: v for k, v in asked.items() if v is not None}
+    own = getattr(getattr(model, "config", None), "sampler", {})
+    settings = denoiser.SAMPLER | own | asked
     device = next(model.parameters()).device
     table = model.table()
     canvas, given = _canvas(
@@ -464,7 +471,7 @@ def generate_ids(
     canvas, given = canvas.to(device), given.to(device)
     prompted = bool(given.any())
     known = model.embed(canvas) if prompted else None
-    guesser = Guesser(model, metric, snap, temperature)
+    guesser = Guesser(model, metric, snap, settings.pop("temperature"))
 
     def denoise(zt, t):
         x0_hat = guesser(zt, t)
@@ -483,13 +490,12 @@ def generate_ids(
         (*canvas.shape, table.shape[1]),
         num_steps,
         generator=generator,
-        step=step,
         known=known,
         keep=given if prompted else None,
         trajectory=trajectory,
         progress=progress,
         device=device,
-        stagger=stagger,
+        **settings,
     )
     return torch.where(given, canvas, guesser.ids)
 

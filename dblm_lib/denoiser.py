@@ -20,6 +20,7 @@ __all__ = [
     "DBLM",
     "HEADS",
     "LOSSES",
+    "SAMPLER",
     "DBLMConfig",
     "DenoiserBase",
     "attention_mask_4d",
@@ -31,6 +32,8 @@ __all__ = [
 CONDITIONINGS = ("none", "time")
 HEADS = ("vector", "mixture")
 LOSSES = ("mse", "ce")
+# How samples are drawn if neither the call nor the configuration says.
+SAMPLER = {"step": "ancestral", "stagger": 0.0, "temperature": 1.0}
 # Beyond this signal-to-noise ratio a token is certain: the likelihood stops
 # growing there, and stays finite at t = 0.
 _LARGEST_SNR = 100.0
@@ -88,6 +91,13 @@ class DBLMConfig(GPT2Config):
     clean_rate : float
         Share of the training sequences in which a random share of the
         positions stays clean.
+    stagger : float
+        How far, at most, the left of the other training sequences is ahead
+        of the right, see `decoding.staggered_times`; 0 noises all positions
+        of a sequence alike.
+    sampler : dict, optional
+        What `decoding.generate_ids` takes for ``step``, ``stagger`` and
+        ``temperature`` of this model where the call does not say.
     **kwargs
         Those of `transformers.GPT2Config`.
     """
@@ -111,6 +121,8 @@ class DBLMConfig(GPT2Config):
         evidence=False,
         shift=False,
         clean_rate=0.0,
+        stagger=0.0,
+        sampler=None,
         **kwargs,
     ):
         for field, value, known in (
@@ -155,6 +167,8 @@ class DBLMConfig(GPT2Config):
                 raise ValueError(
                     f"{field} is a share, from 0 to 1; got {value}"
                 )
+        if not 0 <= stagger < math.inf:
+            raise ValueError(f"stagger must be 0 or more; got {stagger}")
         self.head = head
         self.loss = loss
         self.input_std = input_std
@@ -163,6 +177,14 @@ class DBLMConfig(GPT2Config):
         self.evidence = evidence
         self.shift = shift
         self.clean_rate = clean_rate
+        self.stagger = stagger
+        self.sampler = dict(sampler or {})
+        unknown = set(self.sampler) - set(SAMPLER)
+        if unknown:
+            raise ValueError(
+                f"sampler has no {', '.join(sorted(unknown))}; "
+                f"it knows {', '.join(SAMPLER)}"
+            )
         super().__init__(**kwargs)
         if conditioning == "time" and self.n_embd % 2:
             raise ValueError(
@@ -243,6 +265,13 @@ def linear(inputs, outputs):
     if inputs == outputs:
         return nn.Identity()
     return nn.Linear(inputs, outputs)
+
+
+def _put(points, where, rows):
+    """The points with new ones at some positions; all of them at ``...``."""
+    if where is ...:
+        return rows
+    return points.index_put((where,), rows.to(points.dtype))
 
 
 class DenoiserBase(GPT2PreTrainedModel):
@@ -419,27 +448,37 @@ class DenoiserBase(GPT2PreTrainedModel):
         layers = [self.project_in, *getattr(self, "noise_mlp", ())]
         return [layer for layer in layers if isinstance(layer, nn.Linear)]
 
-    def weigh(self, zt, t):
+    def weigh(self, zt, t, asked=...):
         """Chapter 7: how likely each token makes each noised point.
+
+        Parameters
+        ----------
+        zt : tensor, shape ``(batch, length, dim)``
+        t : tensor, shape ``(batch, 1)`` or ``(batch, length)``
+        asked : bool tensor, shape ``(batch, length)``, or Ellipsis
+            Positions whose token is in question; ``...`` for all.
 
         Returns
         -------
         tensor
-            As `log_likelihood`; None where the configuration has no use for
-            it.
+            As `log_likelihood`, one row a position that is asked for; None
+            where the configuration has no use for it.
         """
-        if self.config.likelihood or self.config.evidence:
-            return self.log_likelihood(zt, t)
-        return None
+        if not (self.config.likelihood or self.config.evidence):
+            return None
+        if asked is not ...:
+            t = t.expand(zt.shape[:2])[asked]
+        return self.log_likelihood(zt[asked], t)
 
-    def read(self, zt, likelihood=None):
+    def read(self, zt, likelihood=None, asked=...):
         """Chapter 7: what the trunk is given to read.
 
         Parameters
         ----------
         zt : tensor, shape ``(batch, length, dim)``
-        likelihood : tensor, shape ``(batch, length, vocab)``, optional
+        likelihood : tensor or None
             What `weigh` returned.
+        asked : bool tensor, shape ``(batch, length)``, or Ellipsis
 
         Returns
         -------
@@ -449,7 +488,7 @@ class DenoiserBase(GPT2PreTrainedModel):
         """
         if not self.config.evidence:
             return zt
-        return self.mix(likelihood + self.log_frequency)
+        return _put(zt, asked, self.mix(likelihood + self.log_frequency))
 
     def enter(self, hidden, real, previous=None):
         """Chapter 7: what happens to points on their way into the trunk.
@@ -483,26 +522,27 @@ class DenoiserBase(GPT2PreTrainedModel):
             hidden = hidden * self.config.input_std
         return hidden, real
 
-    def answer(self, hidden, likelihood=None, logits=False):
+    def answer(self, hidden, likelihood=None, logits=False, asked=...):
         """Chapter 7: from the trunk's last states to the guess of x0.
 
         Parameters
         ----------
         hidden : tensor, shape ``(batch, length, hidden_size)``
-        likelihood : tensor, shape ``(batch, length, vocab)``, optional
+        likelihood : tensor, optional
             What `weigh` returned.
         logits : bool
             Answer with logits over the vocabulary instead.
+        asked : bool tensor, shape ``(batch, length)``, or Ellipsis
 
         Returns
         -------
         tensor
-            As `DBLM.forward` says; with ``shift`` the answer for a position
-            is read off the state before it.
+            One row a position that is asked for; with ``shift`` it is read
+            off the state before that position.
         """
         if self.config.shift:
             hidden = hidden[:, :-1]
-        output = self.project_out(hidden)
+        output = self.project_out(hidden[asked])
         if self.config.head == "vector":
             if logits:
                 raise ValueError(
@@ -527,12 +567,12 @@ class DenoiserBase(GPT2PreTrainedModel):
 
         Parameters
         ----------
-        zt : tensor, shape ``(batch, length, dim)``
-        t : tensor, shape ``(batch, 1)`` or ``(batch, length)``
+        zt : tensor, shape ``(..., dim)``
+        t : tensor, shape ``(...)``; ones where it repeats
 
         Returns
         -------
-        tensor, shape ``(batch, length, vocab)``, float32
+        tensor, shape ``(..., vocab)``, float32
         """
         # Where a schedule ends without any signal, 0 / 0 stands for 0.
         alpha = self.schedule.alpha(t).clamp(min=1e-6)
@@ -552,11 +592,11 @@ class DenoiserBase(GPT2PreTrainedModel):
 
         Parameters
         ----------
-        logits : tensor, shape ``(batch, length, vocab)``
+        logits : tensor, shape ``(..., vocab)``
 
         Returns
         -------
-        tensor, shape ``(batch, length, dim)``, float32
+        tensor, shape ``(..., dim)``, float32
             The guess of x0.
         """
         with torch.autocast(logits.device.type, enabled=False):
@@ -611,7 +651,13 @@ class DBLM(DenoiserBase):
         self.post_init()
 
     def forward(
-        self, zt, t=None, attention_mask=None, previous=None, logits=False
+        self,
+        zt,
+        t=None,
+        attention_mask=None,
+        previous=None,
+        logits=False,
+        keep=None,
     ):
         """Guess the clean embeddings.
 
@@ -628,6 +674,10 @@ class DBLM(DenoiserBase):
         logits : bool
             Answer with logits over tokens, shape ``(batch, length, vocab)``;
             a mixture head only.
+        keep : bool tensor, shape ``(batch, length)``, optional
+            True where ``zt`` is clean: there it is read as it is, and is
+            the guess. Logits then come for the n other positions only,
+            shape ``(n, vocab)``: in training that saves much work.
 
         Returns
         -------
@@ -641,8 +691,14 @@ class DBLM(DenoiserBase):
             missing or outside [0, 1].
         """
         t, real = self.check_input(zt, t, attention_mask)
-        likelihood = self.weigh(zt, t)  # Chapter 7; None by default
-        hidden = self.project_in(self.read(zt, likelihood))
+        if keep is not None and keep.shape != zt.shape[:2]:
+            raise ValueError(
+                f"keep must have shape {tuple(zt.shape[:2])}, one value a "
+                f"position; got {tuple(keep.shape)}"
+            )
+        asked = ... if keep is None else ~keep
+        likelihood = self.weigh(zt, t, asked)  # Chapter 7; None by default
+        hidden = self.project_in(self.read(zt, likelihood, asked))
         if t is not None:
             code = noise_embedding(t, hidden.shape[-1])
             hidden = hidden + self.noise_mlp(code.to(hidden.dtype))
@@ -654,7 +710,9 @@ class DBLM(DenoiserBase):
             ),
             use_cache=False,
         )
-        return self.answer(output.last_hidden_state, likelihood, logits)
+        states = output.last_hidden_state
+        answer = self.answer(states, likelihood, logits, asked)
+        return answer if logits else _put(zt, asked, answer)
 
 
 def load(name):

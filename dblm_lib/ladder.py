@@ -114,6 +114,11 @@ RUNGS = (
         {"evidence": True},
     ),
     Rung(
+        "staggered",
+        "the left ahead of the right",
+        {"stagger": 2.0, "sampler": {"stagger": 1.0}},
+    ),
+    Rung(
         "scratch",
         "the same from chance, for comparison",
         {"input_std": 0.02},
@@ -121,7 +126,7 @@ RUNGS = (
     ),
 )
 # The last step up; what follows it is a comparison.
-TOP = next(i for i, rung in enumerate(RUNGS) if rung.name == "evidence")
+TOP = next(i for i, rung in enumerate(RUNGS) if rung.name == "staggered")
 
 
 def options_up_to(index, levels=None):

@@ -31,6 +31,7 @@ __all__ = [
     "draw_clean_neighbours",
     "draw_for",
     "draw_noise",
+    "draw_staggered",
     "evaluate_denoising",
     "first_guess",
     "learning_rate",
@@ -209,10 +210,10 @@ def denoising_loss(model, batch):
 def draw_clean_neighbours(model, ids, generator):
     """Draw noise of which some positions of some sequences are spared.
 
-    In a share ``clean_rate`` of the sequences a random share of positions
-    stays clean, and the others are noised to a time in the noisier half of
-    the schedule: they have little of their own to go by, and must look at
-    their neighbours. It is also what a prompt looks like. Chapter 7.
+    In a share ``clean_rate`` of the sequences three to nine in ten positions
+    stay clean, and the others are noised to a time near the end of the
+    schedule, mostly: they have little of their own to go by, and must look
+    at their neighbours. It is also what a prompt looks like. Chapter 7.
 
     Returns
     -------
@@ -224,16 +225,41 @@ def draw_clean_neighbours(model, ids, generator):
     noise = draw_noise(model, ids, generator)
     count = len(ids)
     spared = torch.rand(count, generator=generator) < model.config.clean_rate
-    share = torch.rand(count, 1, generator=generator)
+    share = 0.3 + 0.6 * torch.rand(count, 1, generator=generator)
     keep = torch.rand(ids.shape, generator=generator) < share
     keep &= spared[:, None]
-    t = torch.where(spared, 0.5 + noise["t"] / 2, noise["t"])
+    t = torch.where(spared, noise["t"] ** (1 / 8), noise["t"])
     t = t[:, None].expand(ids.shape).masked_fill(keep, 0.0)
     return {"t": t, "eps": noise["eps"], "keep": keep}
 
 
+def draw_staggered(model, ids, generator):
+    """Draw noise that grows from left to right in the other sequences.
+
+    As in `draw_clean_neighbours`, but a sequence of which nothing is spared
+    gets the times of a moment of a staggered reverse process: any moment is
+    as likely as another, and a stagger s below the largest, S, has the
+    probability sqrt(s / S). Chapter 7.
+
+    Returns
+    -------
+    dict
+        As `draw_clean_neighbours`; what the process is done with is kept.
+    """
+    noise = draw_clean_neighbours(model, ids, generator)
+    count, length = ids.shape
+    dice = torch.rand(2, count, 1, generator=generator, dtype=torch.float64)
+    stagger = model.config.stagger * dice[0] ** 2
+    delay = stagger * torch.linspace(1, 0, length, dtype=torch.float64)
+    t = ((1 + stagger) * dice[1] - delay).clamp(0, 1)
+    t = torch.where(noise["keep"].any(1, keepdim=True), noise["t"], t)
+    return {"t": t, "eps": noise["eps"], "keep": t == 0}
+
+
 def draw_for(model):
     """The function that draws noise as a model's configuration asks."""
+    if model.config.stagger:
+        return draw_staggered
     return draw_clean_neighbours if model.config.clean_rate else draw_noise
 
 
@@ -262,24 +288,22 @@ def cross_entropy_loss(model, batch):
     zt, _ = noising.add_noise(
         x0, batch["t"], bare.schedule, eps=batch["eps"], keep=keep
     )
-    guess = first_guess(bare, zt, batch["t"], batch["mask"])
-    logits = model(zt, batch["t"], batch["mask"], guess, logits=True)
-    ids = batch["ids"]
-    nats = F.cross_entropy(  # rows of logits lie together: much faster so
-        logits.flatten(0, 1), ids.flatten(), reduction="none"
-    ).view(ids.shape)
-    return (nats * batch["weight"]).sum()
+    guess = first_guess(bare, zt, batch["t"], batch["mask"], keep)
+    asked = ~keep if keep is not None else torch.ones_like(batch["mask"])
+    logits = model(zt, batch["t"], batch["mask"], guess, True, ~asked)
+    nats = F.cross_entropy(logits, batch["ids"][asked], reduction="none")
+    return (nats * batch["weight"][asked]).sum()
 
 
 @torch.no_grad()
-def first_guess(model, zt, t, mask):
+def first_guess(model, zt, t, mask, keep=None):
     """A guess without a previous one, for some sequences (Chen et al., 2023).
 
     Parameters
     ----------
     model : DBLM
     zt : tensor, shape ``(batch, length, dim)``
-    t, mask
+    t, mask, keep
         As `DBLM.forward` takes them.
 
     Returns
@@ -293,7 +317,9 @@ def first_guess(model, zt, t, mask):
     if not count:
         return None
     guess = torch.zeros_like(zt)
-    guess[:count] = model(zt[:count], t[:count], mask[:count]).to(zt.dtype)
+    some = [v if v is None else v[:count] for v in (t, mask, keep)]
+    t, mask, keep = some
+    guess[:count] = model(zt[:count], t, mask, keep=keep).to(zt.dtype)
     return guess
 
 

@@ -1003,6 +1003,30 @@ def test_temperature_reaches_the_sampler():
     assert not torch.equal(told[0], told[2])
 
 
+def test_a_model_may_name_its_own_sampler():
+    """It is used where the call does not say otherwise, and only there."""
+    model = repaired_model()
+
+    def drawn(**options):
+        return decoding.generate_ids(
+            model,
+            num_return_sequences=2,
+            max_length=8,
+            num_steps=6,
+            generator=torch.Generator().manual_seed(0),
+            **options,
+        )
+
+    own = {"step": "deterministic", "stagger": 1.5, "temperature": 30.0}
+    plain, asked = drawn(), drawn(**own)
+    model.config.sampler = own
+    assert not torch.equal(plain, asked)
+    assert torch.equal(drawn(), asked)
+    assert torch.equal(
+        drawn(step="ancestral", stagger=0.0, temperature=1.0), plain
+    )
+
+
 @pytest.mark.parametrize("temperature", [0, -1.0, math.nan, math.inf])
 def test_bad_temperatures_are_refused(temperature):
     with pytest.raises(ValueError, match="temperature must be positive"):

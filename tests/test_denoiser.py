@@ -533,7 +533,7 @@ def test_by_default_nothing_is_repaired():
     assert entered is hidden and seen is real
     assert model.weigh(hidden, None) is None
     assert model.read(hidden) is hidden
-    assert model.answer(hidden) is hidden
+    assert model.answer(hidden).data_ptr() == hidden.data_ptr()
 
 
 def test_mixture_is_the_mean_embedding():
@@ -981,6 +981,9 @@ def test_a_checkpoint_of_part_one_still_loads(tmp_path):
         ({"clean_rate": -0.1}, "clean_rate is a share.*-0.1"),
         ({"clean_rate": 2}, "clean_rate is a share.*2"),
         ({"clean_rate": math.nan}, "clean_rate is a share.*nan"),
+        ({"stagger": -0.5}, "stagger must be 0 or more; got -0.5"),
+        ({"stagger": math.inf}, "stagger must be 0 or more"),
+        ({"sampler": {"steps": 8}}, "sampler has no steps.*stagger"),
         ({"shift": True, "bos_token_id": None}, "bos_token_id.*None"),
         (
             {"shift": True, "bos_token_id": 50, "vocab_size": 50},
@@ -996,6 +999,46 @@ def test_repairs_that_do_not_fit_are_refused(options, words):
     """Each message says which other field is missing."""
     with pytest.raises(ValueError, match=words):
         denoiser.DBLMConfig(**options)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("evidence", [False, True])
+def test_kept_positions_are_read_but_not_asked(evidence, shift):
+    """The others' answers are those of a pass that asks for all of them."""
+    model = repaired(evidence=evidence, shift=shift)
+    ids = torch.randint(VOCAB, (2, 9), generator=torch.Generator())
+    keep = torch.rand(2, 9, generator=torch.Generator()) < 0.5
+    t = torch.full((2, 9), 0.8, dtype=torch.float64).masked_fill(keep, 0.0)
+    x0 = model.embed(ids)
+    zt, _ = noising.add_noise(
+        x0, t, model.schedule, torch.Generator(), keep=keep
+    )
+    before = zt.clone()
+    logits = model(zt, t, logits=True, keep=keep)
+    assert logits.shape == (int((~keep).sum()), VOCAB)
+    # Of a clean point the likelihood says almost surely which token it is.
+    expected = model(zt, t, logits=True)
+    torch.testing.assert_close(logits, expected[~keep], rtol=0, atol=1e-4)
+    guess = model(zt, t, keep=keep)
+    assert torch.equal(guess[keep], x0[keep])
+    torch.testing.assert_close(guess[~keep], model.mix(logits))
+    assert torch.equal(zt, before)
+
+
+@torch.no_grad()
+def test_a_vector_head_keeps_what_is_clean():
+    zt, keep = points(), torch.zeros(2, 9, dtype=torch.bool)
+    keep[:, 3:5] = True
+    model = make()
+    guess, plain = model(zt, 0.5, keep=keep), model(zt, 0.5)
+    assert torch.equal(guess[keep], zt[keep])
+    torch.testing.assert_close(guess[~keep], plain[~keep])
+
+
+def test_keep_must_fit():
+    with pytest.raises(ValueError, match=r"keep must have shape \(2, 9\)"):
+        make()(points(), 0.5, keep=torch.ones(2, 8, dtype=torch.bool))
 
 
 def test_what_a_model_lacks_is_named():

@@ -90,6 +90,7 @@ def test_the_top_has_all_repairs():
     assert config.likelihood and config.evidence
     assert config.self_conditioning
     assert config.clean_rate and config.train_embeddings
+    assert config.stagger and config.sampler["stagger"]
     assert config.schedule == "warped"
     assert config.schedule_options == {"levels": LEVELS}
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dblm_lib import resources, training
+from dblm_lib import decoding, resources, training
 from dblm_lib.denoiser import DBLM, DBLMConfig
 
 VOCAB, LENGTH = 40, 10
@@ -511,6 +511,8 @@ def test_a_config_chooses_its_loss_and_its_draw():
     model = repaired()
     assert training.draw_for(model) is training.draw_clean_neighbours
     assert training.loss_for(model) is training.cross_entropy_loss
+    model = tiny_model(stagger=1.0)
+    assert training.draw_for(model) is training.draw_staggered
 
 
 def test_the_loop_uses_what_the_config_chooses(monkeypatch):
@@ -537,25 +539,66 @@ def test_clean_neighbours_are_as_many_as_the_rate_says(rate):
     assert t.shape == keep.shape == ids.shape and keep.dtype == torch.bool
     assert draw["eps"].shape == (*ids.shape, 16) and t.dtype == torch.float64
     assert (t[keep] == 0).all() and (t[~keep] > 0).all()
-    # Uniform shares of a share `rate` of the texts: half of it on average.
-    assert keep.double().mean().item() == pytest.approx(rate / 2, abs=0.01)
+    # Shares of 0.3 to 0.9, in a share `rate` of the texts.
+    assert keep.double().mean().item() == pytest.approx(0.6 * rate, abs=0.01)
     counts = keep.sum(1)
-    # A uniform share: every count from 0 to 16 is as likely as another.
-    expected = rate / (length + 1)
+    # The count is binomial, with a share that is uniform between the two.
+    shares = torch.linspace(0.3, 0.9, 2001, dtype=torch.float64)
     for k in range(1, length + 1):
+        ways = math.comb(length, k)
+        chance = (ways * shares**k * (1 - shares) ** (length - k)).mean()
         got = (counts == k).double().mean().item()
-        assert got == pytest.approx(expected, abs=0.006), k
+        assert got == pytest.approx(rate * chance.item(), abs=0.006), k
     # What is noised in a text has one time, and beside clean positions one
-    # in the noisier half.
+    # near the end: u^(1/8), of mean 8/9, below 0.85 in 27 % of the texts.
     own = t.amax(1)
     assert ((t == own[:, None]) | keep).all()
     spared = keep.any(1) & ~keep.all(1)
-    assert own[spared].min() >= 0.5 and own[spared].mean() > 0.74
+    assert own[spared].mean().item() == pytest.approx(8 / 9, abs=0.01)
+    below = (own[spared] < 0.85).double().mean().item()
+    assert below == pytest.approx(0.85**8, abs=0.02)
     if rate < 1:
         assert own[~keep.any(1)].mean() < 0.53
     # Positions stay clean by chance, not by place.
     places = keep.double().mean(0)
-    assert (places - rate / 2).abs().max() < 0.02
+    assert (places - 0.6 * rate).abs().max() < 0.02
+
+
+def test_staggered_times_are_moments_of_the_reverse_process():
+    """Each row is one of `decoding.staggered_times`, for some stagger."""
+    model, length = tiny_model(clean_rate=0.3, stagger=2.0), 16
+    ids = torch.zeros(20_000, length, dtype=torch.long)
+    rng = torch.Generator().manual_seed(3)
+    draw = training.draw_staggered(model, ids, rng)
+    t, keep = draw["t"], draw["keep"]
+    assert t.dtype == torch.float64 and 0 <= t.min() and t.max() <= 1
+    assert torch.equal(keep, t == 0)
+    grows = t[(t.diff(dim=1) >= 0).all(1)]
+    assert 0.69 < len(grows) / len(t) < 0.72  # the others are spared
+    # Between 0 and 1 they grow in a straight line, of slope stagger / 15.
+    first, second = grows[:, 7], grows[:, 8]
+    inside = (first > 0) & (second < 1)
+    slope = (second - first)[inside] * (length - 1)
+    assert slope.min() >= 0 and slope.max() <= 2
+    moments = decoding.staggered_times(3000, length, 1.2)[..., 0]
+    alike = (slope / 1.2 - 1).abs() < 0.003
+    assert alike.any()
+    for row in grows[inside][alike][:5]:
+        assert (moments - row).abs().amax(1).min() < 0.01
+    # Of a mean stagger of 2 / 3, among moments that are a third as rare
+    # where the process lasts three times as long.
+    stagger = torch.linspace(0, 1, 100_001, dtype=torch.float64) ** 2 * 2
+    weight = 1 / (1 + stagger)
+    expected = (stagger * weight).sum() / weight.sum()
+    assert slope.mean().item() == pytest.approx(expected.item(), abs=0.03)
+
+
+def test_without_stagger_and_clean_rate_all_times_are_alike():
+    model = tiny_model(stagger=1e-12)
+    ids = torch.zeros(50, 16, dtype=torch.long)
+    draw = training.draw_staggered(model, ids, torch.Generator())
+    assert (draw["t"].amax(1) - draw["t"].amin(1)).max() < 1e-9
+    assert not draw["keep"].any()
 
 
 def test_clean_neighbours_are_the_same_for_the_same_step():
@@ -706,9 +749,9 @@ def test_the_first_guess_is_evaluated_once_and_handed_on(monkeypatch):
     model, calls = repaired(), []
     forward = type(model).forward
 
-    def watched(self, zt, t=None, mask=None, previous=None, logits=False):
+    def watched(self, zt, t, mask, previous=None, logits=False, keep=None):
         calls.append((len(zt), previous, logits))
-        return forward(self, zt, t, mask, previous, logits)
+        return forward(self, zt, t, mask, previous, logits, keep)
 
     monkeypatch.setattr(type(model), "forward", watched)
     training.cross_entropy_loss(model, one_batch(model))

@@ -12,6 +12,7 @@ measured, and the sha256 of every file.
 import argparse
 import json
 import math
+import operator
 import os
 import shutil
 import sys
@@ -135,7 +136,7 @@ def make_tales_gpt2(folder, source):
     }
 
 
-def make_ladder(folder, source, seeds=(0,)):
+def make_ladder(folder, source, seeds=(0, 1)):
     """Train every rung of the ladder; keep what it measured and wrote.
 
     The runs stand alone: to use more processors, start this several times
@@ -184,7 +185,8 @@ def train_tales_dblm():
     """The top of the ladder, trained to the budget; resumes by itself.
 
     First a short run over a wide range of noise, to whose loss the range is
-    fitted; then the model itself.
+    fitted. Then the model itself, in two phases: at first it only learns to
+    look at clean neighbours, then all together.
     """
     import torch
 
@@ -193,8 +195,7 @@ def train_tales_dblm():
     everywhere = torch.ones_like(train, dtype=torch.bool)
     work = WORK / "tales-dblm"
 
-    def trained(levels, folder, **changes):
-        model = ladder.build(ladder.TOP, levels, seed=0).to(resources.device())
+    def trained(model, folder, **changes):
         config = ladder.recipe(
             batch_size=64,
             optimizer="muon",
@@ -203,40 +204,53 @@ def train_tales_dblm():
             save_every=250,
             **changes,
         )
+        model = model.to(resources.device())
         history = training.train(
             model, train, everywhere, config, folder=folder, resume=True
         )
-        return model.cpu(), config, history
+        return history, config
 
     file = work / "levels.json"
     if not file.is_file():
-        wide = ladder.FIT_LEVELS[4:]
-        model, _, _ = trained(wide, work / "fit", steps=300)
+        model = ladder.build(ladder.TOP, ladder.FIT_LEVELS[4:], seed=0)
+        trained(model, work / "fit", steps=300)
         report = ladder.level_report(model, valid[:256], ladder.FIT_LEVELS)
         levels = ladder.fit_levels(report, trim=0.005)
         file.write_text(json.dumps(levels), "utf-8")
-    levels = json.loads(file.read_text("utf-8"))
-    return trained(levels, work / "main", steps=8000, ema=0.998)
+    model = ladder.build(ladder.TOP, json.loads(file.read_text("utf-8")))
+    # Name, steps, clean_rate, stagger, self_conditioning.
+    phases = (
+        ("neighbours", 1000, 1.0, 0.0, 0.0),
+        ("together", 8500, 0.3, 2.0, 0.5),
+    )
+    runs, config = [], model.config
+    for name, steps, *rates in phases:
+        config.clean_rate, config.stagger, config.self_conditioning = rates
+        ema = min(0.998, 1 - 10 / steps)
+        runs.append(trained(model, work / name, steps=steps, ema=ema))
+    return model.cpu(), runs
 
 
 def make_tales_dblm(folder, source):
     """The repaired denoiser: the top of the ladder, in half precision."""
     from dblm_lib import denoiser, evaluation
 
-    model, config, history = train_tales_dblm()
+    model, runs = train_tales_dblm()
+    model.config.sampler = {"stagger": 1.0, "temperature": 0.7}
     tokenizer = resources.load_tokenizer(source / "tokenizer")
     model.half().save_pretrained(folder)
     shutil.copy(source / "tokenizer" / "tokenizer.json", folder)
     # What is measured is what is shipped, read back from the file.
     model = resources.load_weights(denoiser.DBLM, folder)
-    seen = config.steps * config.batch_size * SEQ_LEN
+    seen = [c.steps * c.batch_size * SEQ_LEN for _, c in runs]
+    # Also right where the training was resumed.
+    speeds = [history.tokens_per_second for history, _ in runs]
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": config.steps,
-        "tokens_seen": seen,
-        # Also right where the training was resumed.
-        "training_seconds": round(seen / history.tokens_per_second),
-        "last_training_loss": round(history.loss[-1], 4),
+        "steps": [config.steps for _, config in runs],
+        "tokens_seen": sum(seen),
+        "training_seconds": round(sum(map(operator.truediv, seen, speeds))),
+        "last_training_loss": round(runs[-1][0].loss[-1], 4),
         "evaluation": evaluation.evaluate(model, tokenizer, progress=True),
     }
 
