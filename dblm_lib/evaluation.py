@@ -66,6 +66,7 @@ def write(
     prompts=None,
     batch_size=50,
     bar=None,
+    **sampler,
 ):
     """Let a model write: a denoiser, or a language model at temperature 1.
 
@@ -85,6 +86,8 @@ def write(
         gives other texts.
     bar : progress bar, optional
         Moved by one a text and step.
+    **sampler
+        Other options of `decoding.generate_ids`; a language model has none.
 
     Returns
     -------
@@ -106,7 +109,12 @@ def write(
         if prompts:
             which = {"prompt": prompts[i : i + size]}
         texts += decoding.generate(
-            model, tokenizer, num_steps=num_steps, generator=generator, **which
+            model,
+            tokenizer,
+            num_steps=num_steps,
+            generator=generator,
+            **which,
+            **sampler,
         ).texts
         bar.update(size * num_steps)
     return texts
@@ -151,8 +159,9 @@ def evaluate(
     -------
     dict
         Title -> what `metrics.report` says, rounded, and ``seconds``. Titles
-        are ``"64 steps"`` and so on (or ``"left to right"``),
-        ``"beginnings"``, ``"prompts"``, and ``"real tales"`` for comparison:
+        are ``"64 steps"`` and so on (or ``"left to right"``), ``"64 steps,
+        plain"`` if the model names a sampler of its own (see
+        `DBLMConfig`) and a quarter of the texts do without it, ``"beginnings"``, ``"prompts"``, and ``"real tales"`` for comparison:
         held-out ones, with which the judge's figures are compared, on the
         same part of the text.
     """
@@ -160,19 +169,21 @@ def evaluate(
     judge.model.to(resources.device())
     valid = text.load("tales", size=1).valid
     held_out = valid[:continued]
-    jobs = _jobs(model, steps, held_out)
+    jobs = _jobs(model, samples, steps, held_out)
     real = _real_scores(judge, valid, held_out)
     work = [
-        (n if _diffuses(model) else 1) * (len(prompts) or samples)
-        for n, prompts in jobs.values()
+        (n if _diffuses(model) else 1) * (len(prompts) or count)
+        for n, count, prompts, _ in jobs.values()
     ]
     found = {}
     bar = resources.progress_bar(
         total=sum(work), disable=not progress, desc="writing"
     )
-    for title, (n, given) in jobs.items():
+    for title, (n, count, given, sampler) in jobs.items():
         start = time.perf_counter()
-        texts = write(model, tokenizer, samples, n, seed, given, bar=bar)
+        texts = write(
+            model, tokenizer, count, n, seed, given, bar=bar, **sampler
+        )
         seconds = time.perf_counter() - start
         if title == "prompts":
             texts, given = _behind_openings(texts, given)
@@ -184,16 +195,19 @@ def evaluate(
     return found
 
 
-def _jobs(model, steps, held_out):
-    """What to write: title -> number of steps, prompts (or none)."""
-    jobs = {f"{n} steps": (n, []) for n in steps}
+def _jobs(model, samples, steps, held_out):
+    """What to write: title -> steps, texts, prompts (or none), sampler."""
+    jobs = {f"{n} steps": (n, samples, [], {}) for n in steps}
     if not _diffuses(model):
-        jobs = {"left to right": (0, [])}
+        jobs = {"left to right": (0, samples, [], {})}
+    elif model.config.sampler:
+        few = math.ceil(samples / 4)
+        jobs[f"{steps[0]} steps, plain"] = steps[0], few, [], denoiser.SAMPLER
     if held_out:
         each = math.ceil(len(held_out) / 2 / len(training.PROPOSAL_PROMPTS))
         asked = [p for p in training.PROPOSAL_PROMPTS for _ in range(each)]
-        jobs["beginnings"] = steps[0], beginnings(held_out)
-        jobs["prompts"] = steps[0], asked
+        jobs["beginnings"] = steps[0], 0, beginnings(held_out), {}
+        jobs["prompts"] = steps[0], 0, asked, {}
     return jobs
 
 

@@ -181,8 +181,36 @@ def test_the_table_of_a_language_model(language_model, tokenizer):
 class Reciter(denoiser.DenoiserBase):
     """Knows the whole of each held-out tale, whatever it is asked."""
 
-    def __init__(self):
+    def __init__(self, **options):
         torch.nn.Module.__init__(self)
+        self.config = denoiser.DBLMConfig(**options)
+
+
+def test_a_sampler_of_its_own_is_compared_with_the_plain_one(
+    tokenizer, monkeypatch
+):
+    """A quarter of the texts are written without it; only they."""
+    asked = []
+
+    def noted(model, tokenizer, count, steps, seed, prompts, bar, **sampler):
+        asked.append((count, steps, sampler))
+        return text.load("tales").valid[:count]
+
+    monkeypatch.setattr(evaluation, "write", noted)
+    options = {"samples": 10, "steps": (6, 3), "continued": 0}
+    model = Reciter(sampler={"stagger": 1.0})
+    found = evaluation.evaluate(model, tokenizer, **options)
+    assert list(found) == [
+        "6 steps",
+        "3 steps",
+        "6 steps, plain",
+        "real tales",
+    ]
+    plain = {"step": "ancestral", "stagger": 0.0, "temperature": 1.0}
+    assert asked == [(10, 6, {}), (10, 3, {}), (3, 6, plain)]
+    assert found["6 steps, plain"]["texts"] == 3
+    found = evaluation.evaluate(Reciter(), tokenizer, **options)
+    assert "6 steps, plain" not in found
 
 
 def test_a_model_that_recites_real_tales_passes_everything(
