@@ -183,6 +183,7 @@ def sample(
     progress=False,
     device="cpu",
     stagger=0.0,
+    power=1.0,
 ):
     """Run the reverse process; the network is evaluated once a step.
 
@@ -207,6 +208,9 @@ def sample(
     stagger : float
         How far the left is ahead of the right, see `staggered_times`; with
         0 all positions have the same noise.
+    power : float
+        Times are raised to it: below 1 more of the steps are spent where
+        there is much noise (Karras et al., 2022, bend theirs likewise).
 
     Returns
     -------
@@ -223,6 +227,9 @@ def sample(
     times = reverse_times(num_steps)
     if stagger:
         times = staggered_times(num_steps, shape[1], stagger)
+    if not 0 < power < math.inf:
+        raise ValueError(f"power must be positive; got {power}")
+    times = times**power
     advance = _advance(step, schedule, shape, generator, device)
     hold = _hold(known, keep, shape)
     zt = torch.randn(shape, generator=generator).to(device)
@@ -421,6 +428,7 @@ def generate_ids(
     trajectory=None,
     progress=False,
     stagger=None,
+    power=None,
     temperature=None,
 ):
     """Sample token ids from a denoiser; also `DBLM.generate`.
@@ -438,7 +446,7 @@ def generate_ids(
         Samples for each prompt.
     num_steps, generator, trajectory, progress
         See `sample`.
-    step, stagger : optional
+    step, stagger, power : optional
         See `sample`; what the model's configuration names as its sampler if
         left out, and the defaults of `sample` if it names none.
     snap : bool
@@ -459,7 +467,8 @@ def generate_ids(
         model does not have.
     """
     model.eval()
-    asked = {"step": step, "stagger": stagger, "temperature": temperature}
+    asked = {"step": step, "stagger": stagger, "power": power}
+    asked |= {"temperature": temperature}
     asked = {k: v for k, v in asked.items() if v is not None}
     own = getattr(getattr(model, "config", None), "sampler", {})
     settings = denoiser.SAMPLER | own | asked

@@ -33,7 +33,12 @@ CONDITIONINGS = ("none", "time")
 HEADS = ("vector", "mixture")
 LOSSES = ("mse", "ce")
 # How samples are drawn if neither the call nor the configuration says.
-SAMPLER = {"step": "ancestral", "stagger": 0.0, "temperature": 1.0}
+SAMPLER = {
+    "step": "ancestral",
+    "stagger": 0.0,
+    "power": 1.0,
+    "temperature": 1.0,
+}
 # Beyond this signal-to-noise ratio a token is certain: the likelihood stops
 # growing there, and stays finite at t = 0.
 _LARGEST_SNR = 100.0
@@ -96,8 +101,9 @@ class DBLMConfig(GPT2Config):
         of the right, see `decoding.staggered_times`; 0 noises all positions
         of a sequence alike.
     sampler : dict, optional
-        What `decoding.generate_ids` takes for ``step``, ``stagger`` and
-        ``temperature`` of this model where the call does not say.
+        What `decoding.generate_ids` takes for ``step``, ``stagger``,
+        ``power`` and ``temperature`` of this model where the call does not
+        say.
     **kwargs
         Those of `transformers.GPT2Config`.
     """

@@ -317,8 +317,8 @@ def first_guess(model, zt, t, mask, keep=None):
     if not count:
         return None
     guess = torch.zeros_like(zt)
-    some = [v if v is None else v[:count] for v in (t, mask, keep)]
-    t, mask, keep = some
+    given = (t, mask, keep)
+    t, mask, keep = (v if v is None else v[:count] for v in given)
     guess[:count] = model(zt[:count], t, mask, keep=keep).to(zt.dtype)
     return guess
 

@@ -1018,13 +1018,47 @@ def test_a_model_may_name_its_own_sampler():
         )
 
     own = {"step": "deterministic", "stagger": 1.5, "temperature": 30.0}
+    own |= {"power": 0.4}
     plain, asked = drawn(), drawn(**own)
     model.config.sampler = own
     assert not torch.equal(plain, asked)
     assert torch.equal(drawn(), asked)
     assert torch.equal(
-        drawn(step="ancestral", stagger=0.0, temperature=1.0), plain
+        drawn(step="ancestral", stagger=0.0, power=1.0, temperature=1.0), plain
     )
+
+
+@pytest.mark.parametrize("stagger", [0.0, 1.5])
+def test_a_power_bends_the_times(stagger):
+    """What the network is told: the times of all positions, raised to it."""
+
+    def asked(power):
+        seen = []
+
+        def denoise(zt, t):
+            seen.append(t[0])
+            return torch.zeros_like(zt)
+
+        decoding.sample(
+            denoise,
+            schedules.Linear(),
+            (1, 5, 2),
+            4,
+            generator=torch.Generator().manual_seed(0),
+            stagger=stagger,
+            power=power,
+        )
+        return torch.stack(seen)
+
+    plain = asked(1.0)
+    assert torch.equal(asked(0.5), plain.sqrt())
+    assert (asked(0.5) >= plain).all() and plain.max() == 1
+
+
+@pytest.mark.parametrize("power", [0, -1.0, math.nan, math.inf])
+def test_bad_powers_are_refused(power):
+    with pytest.raises(ValueError, match="power must be positive"):
+        decoding.generate_ids(repaired_model(), num_steps=2, power=power)
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, math.nan, math.inf])
