@@ -454,6 +454,29 @@ class DenoiserBase(GPT2PreTrainedModel):
         layers = [self.project_in, *getattr(self, "noise_mlp", ())]
         return [layer for layer in layers if isinstance(layer, nn.Linear)]
 
+    def noised(self, zt, keep=None):
+        """Chapter 7: the positions whose token is in question.
+
+        Parameters
+        ----------
+        zt : tensor, shape ``(batch, length, dim)``
+        keep : bool tensor, shape ``(batch, length)``, optional
+            True where ``zt`` is clean.
+
+        Returns
+        -------
+        bool tensor, shape ``(batch, length)``, or Ellipsis
+            Ellipsis stands for all.
+        """
+        if keep is None:
+            return ...
+        if keep.shape != zt.shape[:2]:
+            raise ValueError(
+                f"keep must have shape {tuple(zt.shape[:2])}, one value a "
+                f"position; got {tuple(keep.shape)}"
+            )
+        return ~keep
+
     def weigh(self, zt, t, asked=...):
         """Chapter 7: how likely each token makes each noised point.
 
@@ -528,7 +551,9 @@ class DenoiserBase(GPT2PreTrainedModel):
             hidden = hidden * self.config.input_std
         return hidden, real
 
-    def answer(self, hidden, likelihood=None, logits=False, asked=...):
+    def answer(
+        self, hidden, likelihood=None, logits=False, asked=..., zt=None
+    ):
         """Chapter 7: from the trunk's last states to the guess of x0.
 
         Parameters
@@ -539,12 +564,15 @@ class DenoiserBase(GPT2PreTrainedModel):
         logits : bool
             Answer with logits over the vocabulary instead.
         asked : bool tensor, shape ``(batch, length)``, or Ellipsis
+        zt : tensor, shape ``(batch, length, dim)``, optional
+            The points: where nothing is asked, they are the guess.
 
         Returns
         -------
         tensor
-            One row a position that is asked for; with ``shift`` it is read
-            off the state before that position.
+            The guess at each position; with ``shift`` it is read off the
+            state before that position. Of logits one row a position that is
+            asked for.
         """
         if self.config.shift:
             hidden = hidden[:, :-1]
@@ -555,14 +583,14 @@ class DenoiserBase(GPT2PreTrainedModel):
                     "this model answers with vectors, not with logits over "
                     "tokens: set head='mixture'"
                 )
-            return output
+            return _put(zt, asked, output)
         # Logits are products with the embeddings themselves: a token that is
         # seen elsewhere can be copied by copying its embedding.
         with torch.autocast(output.device.type, enabled=False):
             output = output.float() @ self.table().float().T
         if self.config.likelihood:
             output = output + likelihood
-        return output if logits else self.mix(output)
+        return output if logits else _put(zt, asked, self.mix(output))
 
     def log_likelihood(self, zt, t):
         r"""Log-density of zt if each token were the right one.
@@ -697,12 +725,7 @@ class DBLM(DenoiserBase):
             missing or outside [0, 1].
         """
         t, real = self.check_input(zt, t, attention_mask)
-        if keep is not None and keep.shape != zt.shape[:2]:
-            raise ValueError(
-                f"keep must have shape {tuple(zt.shape[:2])}, one value a "
-                f"position; got {tuple(keep.shape)}"
-            )
-        asked = ... if keep is None else ~keep
+        asked = self.noised(zt, keep)  # Chapter 7; all by default
         likelihood = self.weigh(zt, t, asked)  # Chapter 7; None by default
         hidden = self.project_in(self.read(zt, likelihood, asked))
         if t is not None:
@@ -717,8 +740,7 @@ class DBLM(DenoiserBase):
             use_cache=False,
         )
         states = output.last_hidden_state
-        answer = self.answer(states, likelihood, logits, asked)
-        return answer if logits else _put(zt, asked, answer)
+        return self.answer(states, likelihood, logits, asked, zt)
 
 
 def load(name):
