@@ -468,14 +468,8 @@ class DenoiserBase(GPT2PreTrainedModel):
         bool tensor, shape ``(batch, length)``, or Ellipsis
             Ellipsis stands for all.
         """
-        if keep is None:
-            return ...
-        if keep.shape != zt.shape[:2]:
-            raise ValueError(
-                f"keep must have shape {tuple(zt.shape[:2])}, one value a "
-                f"position; got {tuple(keep.shape)}"
-            )
-        return ~keep
+        noising.check_keep(keep, zt.shape[:2])
+        return ... if keep is None else ~keep
 
     def weigh(self, zt, t, asked=...):
         """Chapter 7: how likely each token makes each noised point.
@@ -565,7 +559,8 @@ class DenoiserBase(GPT2PreTrainedModel):
             Answer with logits over the vocabulary instead.
         asked : bool tensor, shape ``(batch, length)``, or Ellipsis
         zt : tensor, shape ``(batch, length, dim)``, optional
-            The points: where nothing is asked, they are the guess.
+            The points: where nothing is asked, they are the guess. Needed
+            unless all positions are asked.
 
         Returns
         -------

@@ -82,8 +82,8 @@ def check_keep(keep, shape):
         return
     if keep.dtype != torch.bool or tuple(keep.shape) != tuple(shape):
         raise ValueError(
-            "keep must hold one True or False a position, shape "
-            f"{tuple(shape)}; got {keep.dtype} of shape {tuple(keep.shape)}"
+            f"keep must have shape {tuple(shape)}, one True or False a "
+            f"position; got {keep.dtype} of shape {tuple(keep.shape)}"
         )
 
 
