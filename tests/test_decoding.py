@@ -1023,9 +1023,111 @@ def test_a_model_may_name_its_own_sampler():
     model.config.sampler = own
     assert not torch.equal(plain, asked)
     assert torch.equal(drawn(), asked)
-    assert torch.equal(
-        drawn(step="ancestral", stagger=0.0, power=1.0, temperature=1.0), plain
+    assert torch.equal(drawn(**denoiser.SAMPLER), plain)
+    model.config.sampler = {"draw": True}
+    assert not torch.equal(plain, drawn())
+    assert torch.equal(drawn(draw=False), plain)
+    model.config.sampler = {}
+
+
+@torch.no_grad()
+def test_drawn_tokens_come_as_often_as_the_guess_says():
+    """Against the probabilities themselves, within 5 standard errors."""
+    model = repaired_model()
+    guesser = decoding.Guesser(model, temperature=0.7)
+    generator = torch.Generator().manual_seed(0)
+    zt = torch.randn(1, 3, model.table().shape[1], generator=generator)
+    guesser(zt, torch.tensor(0.5))
+    odds, table = guesser.answer[0].softmax(-1), model.table()
+    count, times = 4_000, torch.zeros_like(odds)
+    guesser.answer = guesser.answer.expand(count, -1, -1)
+    points = guesser.drawn(generator)
+    assert points.shape == (count, *zt.shape[1:])
+    for position in range(3):
+        ids = noising.nearest(points[:, position], table)
+        assert torch.equal(table[ids], points[:, position])
+        times[position] = ids.bincount(minlength=len(table)) / count
+    error = (odds * (1 - odds) / count).sqrt() + 1 / count
+    assert ((times - odds).abs() < 5 * error).all()
+    assert (odds.amax(-1) < 0.9).all()  # there was something to draw
+
+
+@torch.no_grad()
+def test_a_step_towards_drawn_tokens_goes_to_a_mixture():
+    """One position, one step: moments of the exact reverse step.
+
+    Given z_t, the point z_s is a mixture of Gaussians, one a token: its mean
+    is that of the step towards the mean guess, and its spread is larger by
+    that of the tokens.
+    """
+    model, count = repaired_model(self_conditioning=0.0), 4_000
+    schedule, table = model.schedule, model.table()
+    seen = {}
+    for draw in (False, True):
+        path = decoding.Trajectory()
+        decoding.generate_ids(
+            model,
+            num_return_sequences=count,
+            max_length=1,
+            num_steps=2,
+            generator=torch.Generator().manual_seed(1),
+            trajectory=path,
+            power=3.0,
+            draw=draw,
+        )
+        first = path.zt[0]
+        t = torch.ones(count, 1, dtype=torch.float64)
+        odds = model(first, t, logits=True).softmax(-1)[:, 0]
+        alpha_bar = [schedule.alpha_bar(torch.tensor(u)) for u in (0.125, 1.0)]
+        mean, variance = schedules.posterior(
+            odds @ table, first[:, 0], *alpha_bar
+        )
+        seen[draw] = (path.zt[1][:, 0] - mean).double()
+        scale, _ = schedules.posterior(
+            torch.ones(1), torch.zeros(1), *alpha_bar
+        )
+        spread = odds @ table.square() - (odds @ table).square()
+        wanted = variance + draw * scale**2 * spread.mean()
+        error = seen[draw].mean(0) * count**0.5 / wanted.sqrt()
+        assert error.abs().max() < 5
+        got = seen[draw].square().mean()
+        assert got == pytest.approx(float(wanted), rel=0.05), draw
+    assert seen[True].var() > 1.5 * seen[False].var()
+
+
+def test_tokens_are_drawn_where_that_means_something():
+    with pytest.raises(ValueError, match="no token can be drawn"):
+        decoding.generate_ids(small_model(), num_steps=2, draw=True)
+    for other in ({"snap": True}, {"step": "deterministic"}):
+        with pytest.raises(ValueError, match="does not go with"):
+            decoding.generate_ids(
+                repaired_model(), num_steps=2, draw=True, **other
+            )
+
+
+@torch.no_grad()
+def test_drawing_leaves_the_prompt_and_the_memory_alone(monkeypatch):
+    """Self-conditioning hears the mean guess, as in training."""
+    model, heard = repaired_model(), []
+    prompt = torch.tensor([3, 1, 4])
+    forward = model.forward
+
+    def listening(zt, t, previous=None, **options):
+        heard.append(previous)
+        return forward(zt, t, previous=previous, **options)
+
+    monkeypatch.setattr(model, "forward", listening)
+    ids = decoding.generate_ids(
+        model,
+        prompt,
+        max_length=8,
+        num_steps=3,
+        draw=True,
+        generator=torch.Generator().manual_seed(0),
     )
+    assert torch.equal(ids[0, :3], prompt)
+    gaps = torch.cdist(heard[1][0, 3:], model.table()).amin(-1)
+    assert heard[0] is None and (gaps > 1e-2).all()
 
 
 @pytest.mark.parametrize("stagger", [0.0, 1.5])
