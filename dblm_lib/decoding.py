@@ -390,23 +390,6 @@ class Guesser:
             self.previous = x0_hat
         return x0_hat
 
-    def drawn(self, generator=None):
-        """Tokens drawn from the last guess's probabilities, one a position.
-
-        Parameters
-        ----------
-        generator : torch.Generator, optional
-            On the CPU.
-
-        Returns
-        -------
-        tensor, shape ``(batch, length, dim)``
-            Their embeddings.
-        """
-        odds = self.answer.softmax(dim=-1).cpu()
-        ids = torch.multinomial(odds.flatten(0, 1), 1, generator=generator)
-        return self.table[ids.reshape(odds.shape[:2]).to(self.table.device)]
-
     @property
     def ids(self):
         """The last guess, rounded: ids of shape ``(batch, length)``."""
@@ -447,7 +430,6 @@ def generate_ids(
     stagger=None,
     power=None,
     temperature=None,
-    draw=None,
 ):
     """Sample token ids from a denoiser; also `DBLM.generate`.
 
@@ -473,11 +455,6 @@ def generate_ids(
         Of the final rounding.
     temperature : float, optional
         See `Guesser`; if left out, as ``step``.
-    draw : bool, optional
-        Each step goes towards tokens that are drawn from the probabilities
-        of a mixture head, not towards their mean: for positions that do not
-        depend on each other this is the exact reverse step, however large.
-        If left out, as ``step``.
 
     Returns
     -------
@@ -487,11 +464,11 @@ def generate_ids(
     ------
     ValueError
         If a prompt is empty, longer than the canvas or holds an id that the
-        model does not have, or if an option does not suit the model.
+        model does not have.
     """
     model.eval()
     asked = {"step": step, "stagger": stagger, "power": power}
-    asked |= {"temperature": temperature, "draw": draw}
+    asked |= {"temperature": temperature}
     asked = {k: v for k, v in asked.items() if v is not None}
     own = getattr(getattr(model, "config", None), "sampler", {})
     settings = denoiser.SAMPLER | own | asked
@@ -504,9 +481,6 @@ def generate_ids(
     prompted = bool(given.any())
     known = model.embed(canvas) if prompted else None
     guesser = Guesser(model, metric, snap, settings.pop("temperature"))
-    draw = settings.pop("draw")
-    if draw:
-        _check_draw(guesser, settings["step"])
 
     def denoise(zt, t):
         x0_hat = guesser(zt, t)
@@ -527,25 +501,12 @@ def generate_ids(
         generator=generator,
         known=known,
         keep=given if prompted else None,
-        snap=(lambda _: guesser.drawn(generator)) if draw else None,
         trajectory=trajectory,
         progress=progress,
         device=device,
         **settings,
     )
     return torch.where(given, canvas, guesser.ids)
-
-
-def _check_draw(guesser, step):
-    """Refuse to draw tokens where there are no odds, or no room for chance."""
-    if not guesser.mixture:
-        raise ValueError(
-            "this model answers with vectors, not with probabilities: "
-            "no token can be drawn from them"
-        )
-    if guesser.snap or step == "deterministic":
-        other = "snap" if guesser.snap else "deterministic steps"
-        raise ValueError(f"draw does not go with {other}: choose one")
 
 
 def _canvas(input_ids, keep, max_length, count, vocab_size):

@@ -38,7 +38,6 @@ SAMPLER = {
     "stagger": 0.0,
     "power": 1.0,
     "temperature": 1.0,
-    "draw": False,
 }
 # Beyond this signal-to-noise ratio a token is certain: the likelihood stops
 # growing there, and stays finite at t = 0.
@@ -103,8 +102,8 @@ class DBLMConfig(GPT2Config):
         of a sequence alike.
     sampler : dict, optional
         What `decoding.generate_ids` takes for ``step``, ``stagger``,
-        ``power``, ``temperature`` and ``draw`` of this model where the call
-        does not say.
+        ``power`` and ``temperature`` of this model where the call does not
+        say.
     **kwargs
         Those of `transformers.GPT2Config`.
     """
