@@ -357,9 +357,22 @@ class Guesser:
         Of a mixture head: the logits are divided by it. Below 1 each guess
         leans to the tokens that it holds for likely, and the texts to what
         is common; 1 is what the model was trained for.
+    likelihood_weight : float
+        Of a model with the likelihood in its logits: the weight of that
+        term. It takes each point for a clean embedding with exactly so much
+        noise. While sampling that is not quite so, since every step has
+        moved the point towards guesses, right or wrong; below 1 it counts
+        for less against what the network reads in the rest of the text.
     """
 
-    def __init__(self, model, metric="euclidean", snap=False, temperature=1.0):
+    def __init__(
+        self,
+        model,
+        metric="euclidean",
+        snap=False,
+        temperature=1.0,
+        likelihood_weight=1.0,
+    ):
         config = getattr(model, "config", None)
         self.mixture = getattr(config, "head", "vector") == "mixture"
         if not 0 < temperature < math.inf:
@@ -371,7 +384,14 @@ class Guesser:
                 "this model answers with vectors, not with probabilities: "
                 "it has no temperature"
             )
+        denoiser.check_likelihood_weight(
+            likelihood_weight, getattr(config, "likelihood", False)
+        )
         self.temperature = temperature
+        # Other models need not know the option.
+        self.options = {}
+        if likelihood_weight != 1:
+            self.options["likelihood_weight"] = likelihood_weight
         self.remembers = bool(getattr(config, "self_conditioning", 0))
         self.model, self.metric, self.snap = model, metric, snap
         self.table = model.table()
@@ -379,7 +399,9 @@ class Guesser:
 
     def __call__(self, zt, t):
         if self.mixture:
-            logits = self.model(zt, t, previous=self.previous, logits=True)
+            logits = self.model(
+                zt, t, previous=self.previous, logits=True, **self.options
+            )
             self.answer = logits / self.temperature
             x0_hat = self.model.mix(self.answer)
         else:
@@ -430,6 +452,7 @@ def generate_ids(
     stagger=None,
     power=None,
     temperature=None,
+    likelihood_weight=None,
 ):
     """Sample token ids from a denoiser; also `DBLM.generate`.
 
@@ -453,7 +476,7 @@ def generate_ids(
         Clamp each guess to the nearest embedding.
     metric : {"euclidean", "cosine", "dot"}
         Of the final rounding.
-    temperature : float, optional
+    temperature, likelihood_weight : float, optional
         See `Guesser`; if left out, as ``step``.
 
     Returns
@@ -468,7 +491,10 @@ def generate_ids(
     """
     model.eval()
     asked = {"step": step, "stagger": stagger, "power": power}
-    asked |= {"temperature": temperature}
+    asked |= {
+        "temperature": temperature,
+        "likelihood_weight": likelihood_weight,
+    }
     asked = {k: v for k, v in asked.items() if v is not None}
     own = getattr(getattr(model, "config", None), "sampler", {})
     settings = denoiser.SAMPLER | own | asked
@@ -480,7 +506,9 @@ def generate_ids(
     canvas, given = canvas.to(device), given.to(device)
     prompted = bool(given.any())
     known = model.embed(canvas) if prompted else None
-    guesser = Guesser(model, metric, snap, settings.pop("temperature"))
+    weighed = ("temperature", "likelihood_weight")
+    weighed = {name: settings.pop(name) for name in weighed}
+    guesser = Guesser(model, metric, snap, **weighed)
 
     def denoise(zt, t):
         x0_hat = guesser(zt, t)

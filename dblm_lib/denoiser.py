@@ -38,6 +38,7 @@ SAMPLER = {
     "stagger": 0.0,
     "power": 1.0,
     "temperature": 1.0,
+    "likelihood_weight": 1.0,
 }
 # Beyond this signal-to-noise ratio a token is certain: the likelihood stops
 # growing there, and stays finite at t = 0.
@@ -102,8 +103,8 @@ class DBLMConfig(GPT2Config):
         of a sequence alike.
     sampler : dict, optional
         What `decoding.generate_ids` takes for ``step``, ``stagger``,
-        ``power`` and ``temperature`` of this model where the call does not
-        say.
+        ``power``, ``temperature`` and ``likelihood_weight`` of this model
+        where the call does not say.
     **kwargs
         Those of `transformers.GPT2Config`.
     """
@@ -687,6 +688,7 @@ class DBLM(DenoiserBase):
         previous=None,
         logits=False,
         keep=None,
+        likelihood_weight=1.0,
     ):
         """Guess the clean embeddings.
 
@@ -707,6 +709,10 @@ class DBLM(DenoiserBase):
             True where ``zt`` is clean: there it is read as it is, and is
             the guess. Logits then come for the n other positions only,
             shape ``(n, vocab)``: in training that saves much work.
+        likelihood_weight : float
+            Weight of the likelihood in the logits, for a model with that
+            term: 1 believes each point as much as its noise level allows, 0
+            not at all.
 
         Returns
         -------
@@ -716,10 +722,11 @@ class DBLM(DenoiserBase):
         Raises
         ------
         ValueError
-            If a shape does not fit, a number is not finite, or ``t`` is
-            missing or outside [0, 1].
+            If a shape does not fit, a number is not finite, ``t`` is missing
+            or outside [0, 1], or there is no likelihood to weigh.
         """
         t, real = self.check_input(zt, t, attention_mask)
+        check_likelihood_weight(likelihood_weight, self.config.likelihood)
         asked = self.noised(zt, keep)  # Chapter 7; all by default
         likelihood = self.weigh(zt, t, asked)  # Chapter 7; None by default
         hidden = self.project_in(self.read(zt, likelihood, asked))
@@ -735,7 +742,22 @@ class DBLM(DenoiserBase):
             use_cache=False,
         )
         states = output.last_hidden_state
+        if likelihood_weight != 1:
+            likelihood = likelihood_weight * likelihood
         return self.answer(states, likelihood, logits, asked, zt)
+
+
+def check_likelihood_weight(weight, likelihood):
+    """Refuse a weight of the likelihood that means nothing."""
+    if not 0 <= weight < math.inf:
+        raise ValueError(
+            f"likelihood_weight must not be negative or infinite; got {weight}"
+        )
+    if weight != 1 and not likelihood:
+        raise ValueError(
+            "this model adds no likelihood to its logits: likelihood_weight "
+            "has nothing to weigh"
+        )
 
 
 def load(name):

@@ -153,14 +153,22 @@ def level_report(denoise, table, schedule, ids, real, levels, seed=0):
     return rows
 
 
-def examine(model, ids, real, levels, seed=0):
-    """`level_report` of a model, rounded as it rounds when it samples."""
-    guesser = decoding.Guesser(model.eval())
+def examine(model, ids, real, levels, seed=0, rounding="model"):
+    """`level_report` of a model.
+
+    ``rounding="model"``: as it rounds when it samples, which is by its
+    logits if it has a mixture head; ``"nearest"``: to the nearest token.
+    """
+    if rounding not in ("model", "nearest"):
+        raise ValueError(f"rounding is model or nearest, not {rounding}")
+    denoise = model.eval()
+    if rounding == "model":
+        denoise = decoding.Guesser(model)
     table, schedule = model.table().detach(), model.schedule
-    return level_report(guesser, table, schedule, ids, real, levels, seed)
+    return level_report(denoise, table, schedule, ids, real, levels, seed)
 
 
-def score(model, ids, real, seed=0):
+def score(model, ids, real, seed=0, rounding="model"):
     """One number for a denoiser: tokens won beyond rounding alone.
 
     Accuracy on held-out texts minus that of rounding alone, averaged over
@@ -172,6 +180,8 @@ def score(model, ids, real, seed=0):
     model : DBLM
     ids : tensor of ids, and real : bool tensor, shape ``(batch, length)``
     seed : int
+    rounding : {"model", "nearest"}
+        See `examine`.
 
     Returns
     -------
@@ -180,7 +190,7 @@ def score(model, ids, real, seed=0):
         network destroys what was there.
     """
     levels = difficult_levels(model.table().detach(), ids[real], seed=seed)
-    report = examine(model, ids, real, levels, seed)
+    report = examine(model, ids, real, levels, seed, rounding)
     gains = [a - b for a, b in zip(report["accuracy"], report["baseline"])]
     return sum(gains) / len(gains)
 
@@ -414,8 +424,10 @@ CAUSES = {
 # The proposal, but trained for longer and on the tales.
 TRAINED = {**PROPOSAL, "recipe": "longer", "data": "tales"}
 _OURS = ("recipe", "data", "padding", "start")
-STEPS = 100
-MARKS = (0, 20, 50)
+# Training steps of the recipes that are not the proposal's, and the steps
+# after which a run is measured.
+STEPS = {"longer": 400, "budget": 3000}
+MARKS = (0, 20, 50, 100, 200, 400, 1000)
 
 
 def fixed(cause, base=PROPOSAL):
@@ -490,7 +502,7 @@ def _recipe(settings, steps, seed):
     )
 
 
-def run(settings, seed=0, steps=STEPS, progress=False):
+def run(settings, seed=0, steps=None, progress=False):
     """Train a model with the given settings and measure it.
 
     Parameters
@@ -499,37 +511,49 @@ def run(settings, seed=0, steps=STEPS, progress=False):
         Like `PROPOSAL` and `REPAIRED`.
     seed : int
         Of new weights, batches and noise.
-    steps : int
-        Of the longer recipe.
+    steps : int, optional
+        Those of the recipe (`STEPS`), unless given; the proposal's recipe
+        has its own.
     progress : bool
 
     Returns
     -------
     dict
-        ``settings``, ``seed``, ``steps``; ``marks`` and ``scores``, the
-        `score` after so many steps, the last one at the end; ``texts``, the
-        first eight texts sampled, cut at their first end-of-text token.
+        ``settings``, ``seed``, ``steps``; ``marks``, ``scores`` and
+        ``moved``: the `score` after so many steps, and by how much the
+        weights had changed (`training.weight_change`), the last entry at
+        the end; ``nearest``, the last score if each answer is rounded to
+        the nearest token; ``texts``, the first eight texts sampled, cut at
+        their first end-of-text token.
     """
     tokenizer = resources.load_tokenizer()
     ids, counted = _texts(settings, tokenizer)
     held_out = text.load("tales", size=10, valid_size=48).valid
     valid, real = text.encode_batch(held_out, tokenizer, seq_len=64)
     model = build(settings, valid[real], seed)
+    steps = steps or STEPS.get(settings["recipe"])
     config = _recipe(settings, steps, seed)
-    loss, marks, scores = training.loss_for(model), [], []
+    loss = training.loss_for(model)
+    start = {name: w.clone() for name, w in model.state_dict().items()}
+    course = {"marks": [], "scores": [], "moved": []}
+
+    def measure(step):
+        moved = training.weight_change(start, model.state_dict())
+        course["marks"].append(step)
+        course["moved"].append(round(moved, 5))
+        course["scores"].append(round(score(model, valid, real), 4))
+        model.train()
 
     def watched(network, batch):
-        if settings["recipe"] == "longer" and watched.step in MARKS:
-            marks.append(watched.step)
-            scores.append(score(model, valid, real))
-            model.train()
+        if settings["recipe"] != "proposal" and watched.step in MARKS:
+            measure(watched.step)
         watched.step += 1
         return loss(network, batch)
 
     watched.step = 0
     training.train(model, ids, counted, config, watched, progress=progress)
-    marks.append(config.steps)
-    scores.append(score(model, valid, real))
+    measure(config.steps)
+    nearest = score(model, valid, real, rounding="nearest")
     drawn = decoding.generate_ids(
         model,
         num_return_sequences=8,
@@ -540,8 +564,8 @@ def run(settings, seed=0, steps=STEPS, progress=False):
         "settings": settings,
         "seed": seed,
         "steps": config.steps,
-        "marks": marks,
-        "scores": [round(value, 4) for value in scores],
+        **course,
+        "nearest": round(nearest, 4),
         "texts": text.decode_batch(drawn, tokenizer),
     }
 
@@ -563,6 +587,11 @@ def plan():
         if fields[0] not in ("recipe", "data"):
             runs[f"trained, fixed: {cause}"] = fixed(cause, TRAINED)
     runs["trained, from scratch"] = {**TRAINED, "start": "scratch"}
+    # The posterior mean's three parts: the head, the loss, the rounding.
+    runs["repaired, squared error"] = {**REPAIRED, "loss": "mse"}
+    runs["trained, mixture head"] = {**TRAINED, "head": "mixture"}
+    for name, settings in (("repaired", REPAIRED), ("trained", TRAINED)):
+        runs[f"{name}, to the budget"] = {**settings, "recipe": "budget"}
     return runs
 
 

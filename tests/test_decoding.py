@@ -1023,9 +1023,11 @@ def test_a_model_may_name_its_own_sampler():
     model.config.sampler = own
     assert not torch.equal(plain, asked)
     assert torch.equal(drawn(), asked)
-    assert torch.equal(
-        drawn(step="ancestral", stagger=0.0, power=1.0, temperature=1.0), plain
-    )
+    assert torch.equal(drawn(**denoiser.SAMPLER), plain)
+    model.config.sampler = {"likelihood_weight": 0.3}
+    assert not torch.equal(plain, drawn())
+    assert torch.equal(drawn(likelihood_weight=1.0), plain)
+    model.config.sampler = {}
 
 
 @pytest.mark.parametrize("stagger", [0.0, 1.5])
@@ -1131,3 +1133,34 @@ def test_snap_of_a_mixture_lands_on_the_likeliest_token():
     )
     for ids, x0_hat in zip(path.ids, path.x0_hat, strict=True):
         assert torch.equal(x0_hat, model.embed(ids))
+
+
+@torch.no_grad()
+def test_the_likelihood_weighs_what_is_asked():
+    """At weight w the logits are those of the net plus w likelihoods."""
+    model = repaired_model(self_conditioning=0.0)
+    generator = torch.Generator().manual_seed(0)
+    zt = torch.randn(2, 5, model.table().shape[1], generator=generator)
+    t = torch.full((2,), 0.6, dtype=torch.float64)
+    whole = model(zt, t, logits=True)
+    own = model.log_likelihood(zt, torch.full((2, 5), 0.6))
+    for weight in (0.0, 0.3, 2.0):
+        guesser = decoding.Guesser(model, likelihood_weight=weight)
+        found = guesser(zt, t)
+        wanted = whole - own + weight * own
+        assert torch.allclose(guesser.answer, wanted, atol=1e-3)
+        assert torch.allclose(found, model.mix(wanted), atol=1e-4)
+    assert own.std() > 0.1
+
+
+@pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
+def test_bad_weights_of_the_likelihood_are_refused(weight):
+    with pytest.raises(ValueError, match="must not be negative"):
+        decoding.generate_ids(
+            repaired_model(), num_steps=2, likelihood_weight=weight
+        )
+
+
+def test_without_a_likelihood_there_is_nothing_to_weigh():
+    with pytest.raises(ValueError, match="no likelihood to its logits"):
+        decoding.Guesser(small_model(), likelihood_weight=0.5)

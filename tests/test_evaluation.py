@@ -207,7 +207,7 @@ def test_a_sampler_of_its_own_is_compared_with_the_plain_one(
         "real tales",
     ]
     plain = {"step": "ancestral", "stagger": 0.0, "power": 1.0}
-    plain |= {"temperature": 1.0}
+    plain |= {"temperature": 1.0, "likelihood_weight": 1.0}
     assert asked == [(10, 6, {}), (10, 3, {}), (3, 6, plain)]
     assert found["6 steps, plain"]["texts"] == 3
     found = evaluation.evaluate(Reciter(), tokenizer, **options)

@@ -172,13 +172,17 @@ def make_ladder(folder, source, seeds=(0, 1)):
     }
 
 
-def make_autopsy(folder, source, seeds=(0,)):
+def make_autopsy(folder, source, seeds=(0, 1)):
     """Chapter 6's longer trainings: each cause alone, and all others fixed."""
     from dblm_lib import diagnostics
 
     found = diagnostics.long_runs(folder=WORK / "autopsy", seeds=seeds)
     (folder / "runs.json").write_text(json.dumps(found) + "\n", "utf-8")
-    return {"runs": sum(map(len, found.values())), "steps": diagnostics.STEPS}
+    return {
+        "runs": sum(map(len, found.values())),
+        "steps": diagnostics.STEPS,
+        "seeds": len(seeds),
+    }
 
 
 # Of tales-dblm; chosen by coherence on samples of other seeds.
