@@ -494,6 +494,11 @@ class DenoiserBase(GPT2PreTrainedModel):
             t = t.expand(zt.shape[:2])[asked]
         return self.log_likelihood(zt[asked], t)
 
+    def reweigh(self, likelihood, weight=1.0):
+        """What the likelihood adds to the logits at a weight; see `forward`."""
+        check_likelihood_weight(weight, self.config.likelihood)
+        return likelihood if weight == 1 else weight * likelihood
+
     def read(self, zt, likelihood=None, asked=...):
         """Chapter 7: what the trunk is given to read.
 
@@ -726,7 +731,6 @@ class DBLM(DenoiserBase):
             or outside [0, 1], or there is no likelihood to weigh.
         """
         t, real = self.check_input(zt, t, attention_mask)
-        check_likelihood_weight(likelihood_weight, self.config.likelihood)
         asked = self.noised(zt, keep)  # Chapter 7; all by default
         likelihood = self.weigh(zt, t, asked)  # Chapter 7; None by default
         hidden = self.project_in(self.read(zt, likelihood, asked))
@@ -742,8 +746,7 @@ class DBLM(DenoiserBase):
             use_cache=False,
         )
         states = output.last_hidden_state
-        if likelihood_weight != 1:
-            likelihood = likelihood_weight * likelihood
+        likelihood = self.reweigh(likelihood, likelihood_weight)
         return self.answer(states, likelihood, logits, asked, zt)
 
 

@@ -186,7 +186,12 @@ def make_autopsy(folder, source, seeds=(0, 1)):
 
 
 # Of tales-dblm; chosen by coherence on samples of other seeds.
-SAMPLER = {"stagger": 3.0, "power": 0.25, "temperature": 0.5}
+SAMPLER = {
+    "stagger": 2.0,
+    "power": 0.8,
+    "temperature": 0.6,
+    "likelihood_weight": 0.25,
+}
 
 
 def train_tales_dblm():
