@@ -9,6 +9,7 @@ one cause put back.
 import json
 import math
 import os
+import time
 from pathlib import Path
 
 import torch
@@ -524,8 +525,9 @@ def run(settings, seed=0, steps=None, progress=False):
         weights had changed (`training.weight_change`), the last entry at
         the end; ``nearest``, the last score if each answer is rounded to
         the nearest token; ``texts``, the first eight texts sampled, cut at
-        their first end-of-text token.
+        their first end-of-text token; ``seconds`` that it all took.
     """
+    began = time.perf_counter()
     tokenizer = resources.load_tokenizer()
     ids, counted = _texts(settings, tokenizer)
     held_out = text.load("tales", size=10, valid_size=48).valid
@@ -567,6 +569,7 @@ def run(settings, seed=0, steps=None, progress=False):
         **course,
         "nearest": round(nearest, 4),
         "texts": text.decode_batch(drawn, tokenizer),
+        "seconds": round(time.perf_counter() - began, 1),
     }
 
 

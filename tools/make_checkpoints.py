@@ -182,6 +182,9 @@ def make_autopsy(folder, source, seeds=(0, 1)):
         "runs": sum(map(len, found.values())),
         "steps": diagnostics.STEPS,
         "seeds": len(seeds),
+        "seconds_of_training": round(
+            sum(run["seconds"] for runs in found.values() for run in runs)
+        ),
     }
 
 
