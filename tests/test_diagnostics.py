@@ -138,6 +138,28 @@ def test_score_of_an_oracle_and_of_one_word(table):
 # --- tables, schedules, paths -----------------------------------------------
 
 
+@torch.no_grad()
+def test_either_rounding_is_what_its_name_says():
+    """By hand, on a repaired model: by its logits, and to the nearest."""
+    ids = torch.arange(20, 52).view(4, 8)
+    real = torch.ones_like(ids, dtype=torch.bool)
+    model = diagnostics.build(REPAIRED, ids)
+    table, level = model.table(), 2.0
+    t = model.schedule.time_of(level)
+    zt, _ = noising.add_noise(table[ids], t, model.schedule, GEN(0))
+    by_hand = {
+        "model": model(zt, t, logits=True).argmax(-1),
+        "nearest": noising.nearest(model(zt, t), table),
+    }
+    assert not torch.equal(*by_hand.values())
+    for rounding, found in by_hand.items():
+        rows = diagnostics.examine(model, ids, real, [level], 0, rounding)
+        right = (found == ids).double().mean().item()
+        assert rows["accuracy"] == pytest.approx([right])
+    with pytest.raises(ValueError, match="not oracle"):
+        diagnostics.score(model, ids, real, rounding="oracle")
+
+
 def test_trivial_share_by_hand():
     schedule = schedules.LogUniform(0.1, 10.0)
     below, above = diagnostics.trivial_share(schedule, 1.0, math.sqrt(10))
@@ -264,6 +286,29 @@ def test_build_follows_its_settings(start):
     same = torch.equal(ours, gpt2.h[0].attn.c_attn.weight)
     assert same == (start == "tales-gpt2")
     assert not model.config.causal and model.config.head == "mixture"
+
+
+def test_a_run_records_its_course(monkeypatch):
+    monkeypatch.setattr(diagnostics, "MARKS", (0, 1, 5))
+    quick = {**REPAIRED, "data": "two sentences"}
+    found = diagnostics.run(quick, seed=3, steps=2)
+    assert found["marks"] == [0, 1, 2] and found["steps"] == 2
+    assert len(found["scores"]) == len(found["moved"]) == 3
+    assert found["moved"][0] == 0 < found["moved"][1] < found["moved"][2]
+    assert found["seed"] == 3 and found["settings"] == quick
+    assert len(found["texts"]) == 8 and found["seconds"] > 0
+
+
+def test_the_runs_of_the_book_are_those_of_the_plan():
+    runs, plan = diagnostics.results(), diagnostics.plan()
+    assert list(runs) == list(plan)
+    for name, wanted in plan.items():
+        assert [run["seed"] for run in runs[name]] == [0, 1]
+        for run in runs[name]:
+            assert run["settings"] == wanted
+            steps = diagnostics.STEPS.get(wanted["recipe"], 100)
+            assert run["steps"] == run["marks"][-1] == steps
+            assert len(run["scores"]) == len(run["marks"])
 
 
 def test_a_run_is_kept_and_not_repeated(tmp_path, monkeypatch):
