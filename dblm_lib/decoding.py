@@ -487,7 +487,7 @@ def generate_ids(
     ------
     ValueError
         If a prompt is empty, longer than the canvas or holds an id that the
-        model does not have.
+        model does not have, or if an option does not suit the model.
     """
     model.eval()
     asked = {"step": step, "stagger": stagger, "power": power}

@@ -746,6 +746,7 @@ class DBLM(DenoiserBase):
             use_cache=False,
         )
         states = output.last_hidden_state
+        # Chapter 7; unchanged by default
         likelihood = self.reweigh(likelihood, likelihood_weight)
         return self.answer(states, likelihood, logits, asked, zt)
 

@@ -135,9 +135,6 @@ def test_score_of_an_oracle_and_of_one_word(table):
     assert found == pytest.approx(1 / 50 - 0.5, abs=0.02)
 
 
-# --- tables, schedules, paths -----------------------------------------------
-
-
 @torch.no_grad()
 def test_either_rounding_is_what_its_name_says():
     """By hand, on a repaired model: by its logits, and to the nearest."""
@@ -158,6 +155,9 @@ def test_either_rounding_is_what_its_name_says():
         assert rows["accuracy"] == pytest.approx([right])
     with pytest.raises(ValueError, match="not oracle"):
         diagnostics.score(model, ids, real, rounding="oracle")
+
+
+# --- tables, schedules, paths -----------------------------------------------
 
 
 def test_trivial_share_by_hand():
