@@ -26,6 +26,7 @@ _MODULES = (
     "decoding",
     "denoiser",
     "diagnostics",
+    "distillation",
     "evaluation",
     "exercises",
     "ladder",

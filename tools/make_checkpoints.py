@@ -10,13 +10,14 @@ measured, and the sha256 of every file.
 """
 
 import argparse
+import copy
 import json
 import math
-import operator
 import os
 import shutil
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -190,83 +191,114 @@ def make_autopsy(folder, source, seeds=(0, 1)):
 
 # Of tales-dblm; chosen by coherence on samples of other seeds.
 SAMPLER = {
-    "stagger": 2.0,
+    "step": "deterministic",
+    "stagger": 1.5,
     "power": 0.8,
-    "temperature": 0.6,
+    "temperature": 0.8,
     "likelihood_weight": 0.25,
 }
 
 
-def train_tales_dblm():
-    """The top of the ladder, trained to the budget; resumes by itself.
+def _trained(model, train, folder, loss=None, draw="model", **changes):
+    """Train to the end, or go on; what it took."""
+    import torch
+
+    config = ladder.recipe(
+        optimizer="muon", embedding_rate=1.0, save_every=250, **changes
+    )
+    everywhere = torch.ones_like(train, dtype=torch.bool)
+    history = training.train(
+        model, train, everywhere, config, loss, draw, folder, resume=True
+    )
+    seen = config.steps * config.batch_size * SEQ_LEN
+    return {
+        "steps": config.steps,
+        "tokens_seen": seen,
+        # Also right where the training was resumed.
+        "seconds": round(seen / history.tokens_per_second),
+    }
+
+
+def train_teacher(train, valid, work):
+    """The top of the ladder, trained to the budget, for many steps.
 
     First a short run over a wide range of noise, to whose loss the range is
     fitted. Then the model itself, in two phases: at first it only learns to
     look at clean neighbours, then all together.
     """
-    import torch
-
-    tokenizer = resources.load_tokenizer()
-    train, valid = ladder.canvases(tokenizer, TRAIN_TALES)
-    everywhere = torch.ones_like(train, dtype=torch.bool)
-    work = WORK / "tales-dblm"
-
-    def trained(model, folder, **changes):
-        config = ladder.recipe(
-            batch_size=64,
-            optimizer="muon",
-            learning_rate=4e-3,
-            embedding_rate=1.0,
-            save_every=250,
-            **changes,
-        )
-        model = model.to(resources.device())
-        history = training.train(
-            model, train, everywhere, config, folder=folder, resume=True
-        )
-        return history, config
-
+    settings = {"batch_size": 64, "learning_rate": 4e-3}
     file = work / "levels.json"
     if not file.is_file():
         model = ladder.build(ladder.TOP, ladder.FIT_LEVELS[4:], seed=0)
-        trained(model, work / "fit", steps=300)
+        model = model.to(resources.device())
+        _trained(model, train, work / "fit", steps=300, **settings)
         report = ladder.level_report(model, valid[:256], ladder.FIT_LEVELS)
         levels = ladder.fit_levels(report, trim=0.005)
         file.write_text(json.dumps(levels), "utf-8")
     model = ladder.build(ladder.TOP, json.loads(file.read_text("utf-8")))
+    model = model.to(resources.device())
     # Name, steps, clean_rate, stagger, self_conditioning.
     phases = (
         ("neighbours", 1000, 1.0, 0.0, 0.0),
         ("together", 8500, 0.3, 2.0, 0.5),
     )
-    runs, config = [], model.config
+    took, config = Counter(), model.config
     for name, steps, *rates in phases:
         config.clean_rate, config.stagger, config.self_conditioning = rates
-        ema = min(0.998, 1 - 10 / steps)
-        runs.append(trained(model, work / name, steps=steps, ema=ema))
-    return model.cpu(), runs
+        changes = settings | {"ema": min(0.998, 1 - 10 / steps)}
+        took.update(
+            _trained(model, train, work / name, steps=steps, **changes)
+        )
+    return model.cpu(), dict(took)
+
+
+def train_student(model, train, work):
+    """The same model, taught by its own small steps to take large ones."""
+    from dblm_lib import distillation
+
+    model = model.to(resources.device())
+    lessons = distillation.Lessons(copy.deepcopy(model))
+    took = _trained(
+        model,
+        train,
+        work / "student",
+        loss=distillation.distillation_loss,
+        draw=lessons,
+        steps=1500,
+        batch_size=16,
+        learning_rate=2e-3,
+        final_fraction=0.05,
+    )
+    return model.cpu(), took
 
 
 def make_tales_dblm(folder, source):
-    """The repaired denoiser: the top of the ladder, in half precision."""
+    """The repaired denoiser, taught to take few steps, in half precision."""
     from dblm_lib import denoiser, evaluation
 
-    model, runs = train_tales_dblm()
-    model.config.sampler = SAMPLER
     tokenizer = resources.load_tokenizer(source / "tokenizer")
+    train, valid = ladder.canvases(tokenizer, TRAIN_TALES)
+    work = WORK / "tales-dblm"
+    teacher, file = work / "teacher", work / "teacher.json"
+    if not file.is_file():
+        work.mkdir(parents=True, exist_ok=True)
+        model, took = train_teacher(train, valid, work)
+        model.half().save_pretrained(teacher)
+        file.write_text(json.dumps(took), "utf-8")
+    model = resources.load_weights(denoiser.DBLM, teacher)
+    model.config.sampler = SAMPLER
+    model, took = train_student(model, train, work)
+    runs = {"teacher": json.loads(file.read_text("utf-8")), "student": took}
     model.half().save_pretrained(folder)
     shutil.copy(source / "tokenizer" / "tokenizer.json", folder)
     # What is measured is what is shipped, read back from the file.
     model = resources.load_weights(denoiser.DBLM, folder)
-    seen = [c.steps * c.batch_size * SEQ_LEN for _, c in runs]
-    # Also right where the training was resumed.
-    speeds = [history.tokens_per_second for history, _ in runs]
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": sum(config.steps for _, config in runs),
-        "tokens_seen": sum(seen),
-        "seconds_of_training": round(sum(map(operator.truediv, seen, speeds))),
-        "last_training_loss": round(runs[-1][0].loss[-1], 4),
+        "steps": sum(run["steps"] for run in runs.values()),
+        "tokens_seen": sum(run["tokens_seen"] for run in runs.values()),
+        "seconds_of_training": sum(run["seconds"] for run in runs.values()),
+        "runs": runs,
         "evaluation": evaluation.evaluate(model, tokenizer, progress=True),
     }
 

@@ -1,0 +1,241 @@
+"""Distillation: the student's own path, and where the teacher leads."""
+
+import copy
+import re
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dblm_lib import decoding, denoiser, distillation, training
+
+VOCAB, LENGTH, DIM = 30, 8, 16
+SAMPLER = {
+    "step": "deterministic",
+    "stagger": 1.5,
+    "power": 1.2,
+    "temperature": 0.7,
+    "likelihood_weight": 0.4,
+}
+
+
+def small_model(seed=0, **options):
+    torch.manual_seed(seed)
+    options = {
+        "vocab_size": VOCAB,
+        "n_embd": DIM,
+        "n_layer": 1,
+        "n_head": 2,
+        "n_positions": 16,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "head": "mixture",
+        "loss": "ce",
+        "normalise_embeddings": True,
+        "input_std": 0.2,
+        "likelihood": True,
+        "self_conditioning": 0.5,
+        "clean_rate": 0.3,
+        "sampler": SAMPLER,
+    } | options
+    model = denoiser.DBLM(denoiser.DBLMConfig(**options)).eval()
+    with torch.no_grad():  # a guess that is an input must make a difference
+        model.project_guess.weight.normal_()
+    return model
+
+
+def noise(seed=3, count=5):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, LENGTH, DIM, generator=generator)
+
+
+def path_of(model, steps, seed=3, count=5):
+    """The path of `decoding.generate_ids`, which begins with `noise`."""
+    path = decoding.Trajectory()
+    decoding.generate_ids(
+        model,
+        max_length=LENGTH,
+        num_return_sequences=count,
+        num_steps=steps,
+        generator=torch.Generator().manual_seed(seed),
+        trajectory=path,
+    )
+    return path
+
+
+@pytest.mark.parametrize("looks", [0, 1, 5, 11])
+def test_one_who_takes_the_teachers_steps_arrives_where_it_does(looks):
+    teacher = small_model()
+    made = distillation.lesson(teacher, teacher, noise(), looks, 1, fine=12)
+    path = path_of(teacher, 12)
+    assert torch.equal(made["answers"], path.ids[-1])
+    torch.testing.assert_close(made["points"], path.zt[looks])
+    assert len(made["answers"].unique()) > 3  # not all the same token
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_a_student_stands_on_its_own_path(looks):
+    """Of 4 steps, where the teacher has 12; not on the teacher's path."""
+    student, teacher = small_model(1), small_model(0)
+    made = distillation.lesson(student, teacher, noise(), looks, 3, fine=12)
+    path = path_of(student, 4)
+    torch.testing.assert_close(made["points"], path.zt[looks])
+    torch.testing.assert_close(made["guesses"], path.x0_hat[looks - 1])
+    other = path_of(teacher, 4)
+    assert (made["points"] - other.zt[looks]).abs().max() > 0.01
+    times = decoding.staggered_times(4, LENGTH, 1.5)[looks, :, 0] ** 1.2
+    assert made["times"].shape == (5, LENGTH)
+    torch.testing.assert_close(made["times"][2], times)
+
+
+def test_the_teacher_goes_on_from_there():
+    """By hand: its steps, with the student's last guess as its first."""
+    student, teacher = small_model(1), small_model(0)
+    made = distillation.lesson(student, teacher, noise(), 2, 4, fine=12)
+    zt, guess = made["points"], made["guesses"]
+    times = decoding.staggered_times(12, LENGTH, 1.5)[8:] ** 1.2
+    for t, s in pairwise(times):
+        with torch.no_grad():
+            logits = teacher(
+                zt,
+                t[:, 0].expand(5, LENGTH),
+                previous=guess,
+                logits=True,
+                likelihood_weight=0.4,
+            )
+        guess = teacher.mix(logits / 0.7)
+        moved = decoding.deterministic_step(guess, zt, teacher.schedule, t, s)
+        zt = torch.where(s < t, moved, zt)
+    assert torch.equal(made["answers"], logits.argmax(-1))
+
+
+def test_who_has_not_looked_has_no_guess():
+    student, teacher = small_model(1), small_model(0)
+    made = distillation.lesson(student, teacher, noise(), 0, 4, fine=12)
+    assert torch.equal(made["points"], noise())
+    assert not made["guesses"].any() and (made["times"] == 1).all()
+    assert torch.equal(made["answers"], path_of(teacher, 12).ids[-1])
+
+
+@pytest.mark.parametrize("looks, stride", [(3, 4), (-1, 4), (1, 5), (12, 1)])
+def test_steps_that_do_not_fit_are_refused(looks, stride):
+    model = small_model()
+    with pytest.raises(ValueError, match=f"{looks} steps of {stride}"):
+        distillation.lesson(model, model, noise(), looks, stride, fine=12)
+
+
+@pytest.mark.parametrize("sampler", [{}, {**SAMPLER, "step": "ancestral"}])
+def test_a_sampler_with_chance_is_refused(sampler):
+    model = small_model(sampler=sampler)
+    with pytest.raises(ValueError, match=re.escape("{'step': 'determin")):
+        distillation.lesson(model, model, noise(), 1, 4)
+    with pytest.raises(ValueError, match="by chance"):
+        distillation.Lessons(model)
+
+
+# --- batches ------------------------------------------------------------------
+
+
+def texts(count=6):
+    generator = torch.Generator().manual_seed(9)
+    return torch.randint(VOCAB, (count, LENGTH), generator=generator)
+
+
+def test_lessons_are_kept_and_learned_from_again():
+    model = small_model()
+    draw = distillation.Lessons(
+        small_model(1), rows=4, every=3, kept=2, stride=2, fine=8
+    )
+    made, original = [], draw.make
+
+    def noted(*arguments):
+        made.append(original(*arguments))
+        return made[-1]
+
+    draw.make = noted
+    model.train()
+    for step in range(12):
+        batch = draw(model, texts(), torch.Generator().manual_seed(step))
+        assert len(made) == step // 3 + 1 and model.training
+        assert batch["t"].shape == (6, LENGTH)  # texts with ordinary noise
+        assert batch["points"].shape == (4, LENGTH, DIM)
+        rows = [
+            (points, answers)
+            for lessons in made[-2:]
+            for points, answers in zip(lessons["points"], lessons["answers"])
+        ]
+        for points, answers in zip(batch["points"], batch["answers"]):
+            assert any(
+                torch.equal(points, p) and torch.equal(answers, a)
+                for p, a in rows
+            )
+
+
+def test_all_looks_are_drawn():
+    model = small_model()
+    draw = distillation.Lessons(model, rows=1, stride=2, fine=8)
+    generator = torch.Generator().manual_seed(0)
+    found = set()
+    for _ in range(60):
+        made = draw.make(model, LENGTH, generator)
+        found.add(round(made["times"][0, 0].item(), 3))
+    times = decoding.staggered_times(8, LENGTH, 1.5)[::2, 0, 0] ** 1.2
+    assert found == {round(t.item(), 3) for t in times[:-1]}
+
+
+def test_in_the_loss_every_text_counts_the_same():
+    model = small_model()
+    draw = distillation.Lessons(small_model(1), rows=4, fine=8)
+    ids, generator = texts(), torch.Generator().manual_seed(0)
+    batch = {"ids": ids, "mask": torch.ones_like(ids, dtype=torch.bool)}
+    batch |= draw(model, ids, generator)
+    weight = (~batch["keep"]).float()
+    batch["weight"] = weight / weight.sum()
+    logits = model(
+        batch["points"],
+        batch["times"],
+        previous=batch["guesses"],
+        logits=True,
+        likelihood_weight=0.4,
+    )
+    nats = F.cross_entropy(logits.transpose(1, 2), batch["answers"])
+    fresh = training.cross_entropy_loss(model, batch)
+    expected = (4 * nats + 6 * fresh) / 10
+    loss = distillation.distillation_loss(model, batch)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_a_student_learns_to_arrive_in_one_step_and_the_teacher_stays():
+    """One step of the student stands for eight of the teacher."""
+    teacher = small_model(sampler={**SAMPLER, "stagger": 0.0})
+    student = copy.deepcopy(teacher)
+    before = copy.deepcopy(teacher.state_dict())
+
+    def agreement():
+        made = distillation.lesson(
+            student, teacher, noise(11, 200), 0, 8, fine=8
+        )
+        with torch.no_grad():
+            logits = student(made["points"], 1.0, logits=True)
+        return (logits.argmax(-1) == made["answers"]).double().mean()
+
+    first = agreement()
+    config = training.TrainConfig(
+        steps=150, batch_size=8, learning_rate=1e-2, warmup=5
+    )
+    training.train(
+        student,
+        texts(40),
+        torch.ones(40, LENGTH, dtype=torch.bool),
+        config,
+        loss=distillation.distillation_loss,
+        draw=distillation.Lessons(teacher, rows=32, every=1, stride=8, fine=8),
+        progress=False,
+    )
+    assert agreement() > first + 0.1
+    after = teacher.state_dict()
+    assert all(torch.equal(after[name], v) for name, v in before.items())
