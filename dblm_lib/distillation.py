@@ -19,12 +19,21 @@ import torch.nn.functional as F
 
 from . import decoding, denoiser, training
 
-__all__ = ["FINE", "STRIDE", "Lessons", "distillation_loss", "lesson"]
+__all__ = [
+    "FINE",
+    "NOTHING",
+    "STRIDE",
+    "Lessons",
+    "distillation_loss",
+    "lesson",
+]
 
 # Steps of the teacher from one end to the other, and how many of them the
 # student takes in one: that makes eight.
 FINE = 32
 STRIDE = 4
+# In the place of an answer where nothing was asked; cross-entropy skips it.
+NOTHING = -100
 
 
 def _settings(model):
@@ -39,17 +48,34 @@ def _settings(model):
     return settings
 
 
-def _descend(guesser, zt, times, schedule):
+def _descend(guesser, zt, times, ids, keep):
     """Take deterministic steps along a grid of times; the points there."""
+    model = guesser.model
+    known = model.embed(ids)
+
+    def hold(points):
+        return torch.where(keep[..., None], known, points)
+
+    zt = hold(zt)
     for t, s in pairwise(times.to(zt.device)):
-        x0_hat = guesser(zt, t.reshape(-1).expand(zt.shape[:2]))
-        moved = decoding.deterministic_step(x0_hat, zt, schedule, t, s)
-        zt = moved.where(s < t, zt)
+        here = t.reshape(-1).expand(keep.shape).masked_fill(keep, 0.0)
+        x0_hat = hold(guesser(zt, here))
+        moved = decoding.deterministic_step(x0_hat, zt, model.schedule, t, s)
+        zt = hold(moved.where(s < t, zt))
     return zt
 
 
 @torch.no_grad()
-def lesson(student, teacher, eps, looks, stride=STRIDE, fine=FINE):
+def lesson(
+    student,
+    teacher,
+    eps,
+    looks,
+    stride=STRIDE,
+    fine=FINE,
+    ids=None,
+    keep=None,
+):
     """Where a student gets by itself, and where a teacher gets from there.
 
     Parameters
@@ -65,13 +91,16 @@ def lesson(student, teacher, eps, looks, stride=STRIDE, fine=FINE):
         Steps of the teacher that the student takes in one.
     fine : int
         Steps of the teacher from one end to the other.
+    ids, keep : tensors, shape ``(batch, length)``, optional
+        Tokens, and True where they are given, such as the beginning of a
+        text.
 
     Returns
     -------
     dict of tensors, one row a text
         ``points`` and ``times``, where the student stands; ``guesses``, its
         last one, zeros if there is none; ``answers``, ids of the text at
-        which the teacher arrives.
+        which the teacher arrives, `NOTHING` where a token was given.
 
     Raises
     ------
@@ -84,22 +113,26 @@ def lesson(student, teacher, eps, looks, stride=STRIDE, fine=FINE):
             f"{looks} steps of {stride} leave nothing of {fine} to teach, "
             "or do not fit into them"
         )
+    if ids is None:
+        ids = torch.zeros(eps.shape[:2], dtype=torch.long, device=eps.device)
+        keep = torch.zeros_like(ids, dtype=torch.bool)
     settings = _settings(teacher)
     stagger, power = settings.pop("stagger"), settings.pop("power")
     times = decoding.staggered_times(fine, eps.shape[1], stagger) ** power
-    here, schedule = looks * stride, teacher.schedule
+    here = looks * stride
     guesser = decoding.Guesser(student, **settings)
-    points = _descend(guesser, eps, times[: here + 1 : stride], schedule)
+    points = _descend(guesser, eps, times[: here + 1 : stride], ids, keep)
     guesses = guesser.previous
     if guesses is None:
         guesses = torch.zeros_like(points)
     guesser.model, guesser.table = teacher, teacher.table()
-    _descend(guesser, points, times[here:], schedule)
+    _descend(guesser, points, times[here:], ids, keep)
+    at = times[here, :, 0].to(eps.device).expand(keep.shape)
     return {
         "points": points,
-        "times": times[here, :, 0].expand(points.shape[:2]),
+        "times": at.masked_fill(keep, 0.0),
         "guesses": guesses,
-        "answers": guesser.ids,
+        "answers": guesser.ids.masked_fill(keep, NOTHING),
     }
 
 
@@ -108,7 +141,9 @@ class Lessons:
 
     A lesson costs many evaluations of the network. So each is kept for a
     while and learned from more than once. A run that is resumed begins with
-    new ones.
+    new ones. In a share ``clean_rate`` of them, a field of the model's
+    configuration, the beginning of a text is given, up to three quarters of
+    the canvas.
 
     Parameters
     ----------
@@ -135,7 +170,7 @@ class Lessons:
 
     def __call__(self, model, ids, generator):
         if self.batches % self.every == 0:
-            self.pool.append(self.make(model, ids.shape[1], generator))
+            self.pool.append(self.make(model, ids, generator))
         self.batches += 1
         count = len(self.pool) * self.rows
         which = torch.randint(count, (self.rows,), generator=generator)
@@ -147,23 +182,32 @@ class Lessons:
         noise = training.draw_for(model)(model, ids, generator)
         return noise | taken
 
-    def make(self, model, length, generator):
+    def make(self, model, ids, generator):
         """New lessons: after how many looks is drawn for all of them."""
         most = self.fine // self.stride
         looks = torch.randint(most, (), generator=generator).item()
+        rows, length = self.rows, ids.shape[1]
         dim = model.embeddings.embedding_dim
-        eps = torch.randn(self.rows, length, dim, generator=generator)
+        eps = torch.randn(rows, length, dim, generator=generator)
+        which = torch.randint(len(ids), (rows,), generator=generator)
+        dice = torch.rand(2, rows, 1, generator=generator)
+        given = (0.75 * length * dice[0]).ceil()
+        given = given.where(dice[1] < model.config.clean_rate, 0)
+        keep = torch.arange(length) < given
         device = next(model.parameters()).device
+        eps, begun, keep = (v.to(device) for v in (eps, ids[which], keep))
         was_training = model.training
         model.eval()
         with torch.autocast(device.type, torch.bfloat16):
             made = lesson(
                 model,
                 self.teacher,
-                eps.to(device),
+                eps,
                 looks,
                 self.stride,
                 self.fine,
+                begun,
+                keep,
             )
         model.train(was_training)
         return {name: values.cpu() for name, values in made.items()}

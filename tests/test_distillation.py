@@ -53,6 +53,11 @@ def noise(seed=3, count=5):
     return torch.randn(count, LENGTH, DIM, generator=generator)
 
 
+def texts(count=6):
+    generator = torch.Generator().manual_seed(9)
+    return torch.randint(VOCAB, (count, LENGTH), generator=generator)
+
+
 def path_of(model, steps, seed=3, count=5):
     """The path of `decoding.generate_ids`, which begins with `noise`."""
     path = decoding.Trajectory()
@@ -113,6 +118,28 @@ def test_the_teacher_goes_on_from_there():
     assert torch.equal(made["answers"], logits.argmax(-1))
 
 
+def test_what_is_given_stays():
+    """As in `decoding.generate_ids`, which is handed the same beginning."""
+    teacher, ids = small_model(), texts(5)
+    keep = (torch.arange(LENGTH) < 3).expand(5, LENGTH)
+    made = distillation.lesson(
+        teacher, teacher, noise(), 5, 1, fine=12, ids=ids, keep=keep
+    )
+    path = decoding.Trajectory()
+    decoding.generate_ids(
+        teacher,
+        ids[:, :3],
+        max_length=LENGTH,
+        num_steps=12,
+        generator=torch.Generator().manual_seed(3),
+        trajectory=path,
+    )
+    torch.testing.assert_close(made["points"], path.zt[5])
+    assert (made["times"][:, :3] == 0).all() and made["times"][:, 3:].all()
+    assert (made["answers"][:, :3] == distillation.NOTHING).all()
+    assert torch.equal(made["answers"][:, 3:], path.ids[-1][:, 3:])
+
+
 def test_who_has_not_looked_has_no_guess():
     student, teacher = small_model(1), small_model(0)
     made = distillation.lesson(student, teacher, noise(), 0, 4, fine=12)
@@ -138,11 +165,6 @@ def test_a_sampler_with_chance_is_refused(sampler):
 
 
 # --- batches ------------------------------------------------------------------
-
-
-def texts(count=6):
-    generator = torch.Generator().manual_seed(9)
-    return torch.randint(VOCAB, (count, LENGTH), generator=generator)
 
 
 def test_lessons_are_kept_and_learned_from_again():
@@ -181,10 +203,29 @@ def test_all_looks_are_drawn():
     generator = torch.Generator().manual_seed(0)
     found = set()
     for _ in range(60):
-        made = draw.make(model, LENGTH, generator)
-        found.add(round(made["times"][0, 0].item(), 3))
-    times = decoding.staggered_times(8, LENGTH, 1.5)[::2, 0, 0] ** 1.2
+        made = draw.make(model, texts(), generator)
+        found.add(round(made["times"][0, -1].item(), 3))
+    times = decoding.staggered_times(8, LENGTH, 1.5)[::2, -1, 0] ** 1.2
     assert found == {round(t.item(), 3) for t in times[:-1]}
+
+
+def test_some_lessons_have_a_beginning():
+    """A share clean_rate, of all lengths up to three quarters."""
+    model = small_model()
+    draw = distillation.Lessons(model, rows=3000, stride=2, fine=2)
+    ids = texts()
+    made = draw.make(model, ids, torch.Generator().manual_seed(0))
+    given = made["answers"] == distillation.NOTHING
+    assert (given.int().diff(dim=1) <= 0).all()  # from the left
+    lengths = given.sum(1)
+    assert (lengths > 0).double().mean().item() == pytest.approx(0.3, abs=0.03)
+    counts = lengths[lengths > 0].bincount(minlength=7)[1:]
+    assert len(counts) == 6 == LENGTH * 3 / 4
+    assert counts.min() > 100 and (made["times"][given] == 0).all()
+    clean = torch.cat([model.embed(ids), model.embed(ids)[:1]])
+    for points, known in zip(made["points"][:50], given[:50]):
+        same = (points == clean).all(-1) | ~known
+        assert same.all(1).any()  # one of the texts
 
 
 def test_in_the_loss_every_text_counts_the_same():
@@ -202,7 +243,9 @@ def test_in_the_loss_every_text_counts_the_same():
         logits=True,
         likelihood_weight=0.4,
     )
-    nats = F.cross_entropy(logits.transpose(1, 2), batch["answers"])
+    asked = batch["answers"] != distillation.NOTHING
+    assert not asked.all()
+    nats = F.cross_entropy(logits[asked], batch["answers"][asked])
     fresh = training.cross_entropy_loss(model, batch)
     expected = (4 * nats + 6 * fresh) / 10
     loss = distillation.distillation_loss(model, batch)

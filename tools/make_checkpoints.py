@@ -13,11 +13,11 @@ import argparse
 import copy
 import json
 import math
+import operator
 import os
 import shutil
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,8 +189,14 @@ def make_autopsy(folder, source, seeds=(0, 1)):
     }
 
 
-# Of tales-dblm; chosen by coherence on samples of other seeds.
-SAMPLER = {
+# Of the models below; chosen by coherence on samples of other seeds.
+TEACHER_SAMPLER = {
+    "stagger": 2.0,
+    "power": 0.8,
+    "temperature": 0.6,
+    "likelihood_weight": 0.25,
+}
+STUDENT_SAMPLER = {
     "step": "deterministic",
     "stagger": 1.5,
     "power": 0.8,
@@ -200,7 +206,7 @@ SAMPLER = {
 
 
 def _trained(model, train, folder, loss=None, draw="model", **changes):
-    """Train to the end, or go on; what it took."""
+    """Train to the end, or go on where it was stopped."""
     import torch
 
     config = ladder.recipe(
@@ -210,22 +216,18 @@ def _trained(model, train, folder, loss=None, draw="model", **changes):
     history = training.train(
         model, train, everywhere, config, loss, draw, folder, resume=True
     )
-    seen = config.steps * config.batch_size * SEQ_LEN
-    return {
-        "steps": config.steps,
-        "tokens_seen": seen,
-        # Also right where the training was resumed.
-        "seconds": round(seen / history.tokens_per_second),
-    }
+    return history, config
 
 
-def train_teacher(train, valid, work):
-    """The top of the ladder, trained to the budget, for many steps.
+def train_teacher(work):
+    """The top of the ladder, trained to the budget; resumes by itself.
 
     First a short run over a wide range of noise, to whose loss the range is
     fitted. Then the model itself, in two phases: at first it only learns to
     look at clean neighbours, then all together.
     """
+    tokenizer = resources.load_tokenizer()
+    train, valid = ladder.canvases(tokenizer, TRAIN_TALES)
     settings = {"batch_size": 64, "learning_rate": 4e-3}
     file = work / "levels.json"
     if not file.is_file():
@@ -242,70 +244,80 @@ def train_teacher(train, valid, work):
         ("neighbours", 1000, 1.0, 0.0, 0.0),
         ("together", 8500, 0.3, 2.0, 0.5),
     )
-    took, config = Counter(), model.config
+    runs, config = [], model.config
     for name, steps, *rates in phases:
         config.clean_rate, config.stagger, config.self_conditioning = rates
-        changes = settings | {"ema": min(0.998, 1 - 10 / steps)}
-        took.update(
-            _trained(model, train, work / name, steps=steps, **changes)
+        settings["ema"] = min(0.998, 1 - 10 / steps)
+        runs.append(
+            _trained(model, train, work / name, steps=steps, **settings)
         )
-    return model.cpu(), dict(took)
+    return model.cpu(), runs
 
 
-def train_student(model, train, work):
-    """The same model, taught by its own small steps to take large ones."""
+def train_student(work, teacher):
+    """The teacher once more, as a student of its own; resumes by itself."""
     from dblm_lib import distillation
 
-    model = model.to(resources.device())
-    lessons = distillation.Lessons(copy.deepcopy(model))
-    took = _trained(
+    teacher = teacher.to(resources.device())
+    train, _ = ladder.canvases(resources.load_tokenizer(), TRAIN_TALES)
+    model = copy.deepcopy(teacher)
+    run = _trained(
         model,
         train,
-        work / "student",
+        work,
         loss=distillation.distillation_loss,
-        draw=lessons,
+        draw=distillation.Lessons(teacher),
         steps=1500,
         batch_size=16,
         learning_rate=2e-3,
         final_fraction=0.05,
     )
-    return model.cpu(), took
+    return model.cpu(), [run]
 
 
-def make_tales_dblm(folder, source):
-    """The repaired denoiser, taught to take few steps, in half precision."""
+def _shipped(model, runs, folder, source):
+    """Write a model in half precision; measure what was written."""
     from dblm_lib import denoiser, evaluation
 
     tokenizer = resources.load_tokenizer(source / "tokenizer")
-    train, valid = ladder.canvases(tokenizer, TRAIN_TALES)
-    work = WORK / "tales-dblm"
-    teacher, file = work / "teacher", work / "teacher.json"
-    if not file.is_file():
-        work.mkdir(parents=True, exist_ok=True)
-        model, took = train_teacher(train, valid, work)
-        model.half().save_pretrained(teacher)
-        file.write_text(json.dumps(took), "utf-8")
-    model = resources.load_weights(denoiser.DBLM, teacher)
-    model.config.sampler = SAMPLER
-    model, took = train_student(model, train, work)
-    runs = {"teacher": json.loads(file.read_text("utf-8")), "student": took}
     model.half().save_pretrained(folder)
     shutil.copy(source / "tokenizer" / "tokenizer.json", folder)
-    # What is measured is what is shipped, read back from the file.
     model = resources.load_weights(denoiser.DBLM, folder)
+    seen = [c.steps * c.batch_size * SEQ_LEN for _, c in runs]
+    # Also right where the training was resumed.
+    speeds = [history.tokens_per_second for history, _ in runs]
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": sum(run["steps"] for run in runs.values()),
-        "tokens_seen": sum(run["tokens_seen"] for run in runs.values()),
-        "seconds_of_training": sum(run["seconds"] for run in runs.values()),
-        "runs": runs,
+        "steps": sum(config.steps for _, config in runs),
+        "tokens_seen": sum(seen),
+        "seconds_of_training": round(sum(map(operator.truediv, seen, speeds))),
+        "last_training_loss": round(runs[-1][0].loss[-1], 4),
         "evaluation": evaluation.evaluate(model, tokenizer, progress=True),
     }
 
 
-def make_samplers(folder, source, texts=64):
-    """Ways to take the steps of tales-dblm, and how many; resumes by itself.
+def make_teacher(folder, source):
+    """The repaired denoiser: the top of the ladder, trained to the budget."""
+    model, runs = train_teacher(WORK / "tales-dblm-teacher")
+    model.config.sampler = TEACHER_SAMPLER
+    return _shipped(model, runs, folder, source)
 
+
+def make_student(folder, source):
+    """The repaired denoiser, taught by itself to take few steps."""
+    from dblm_lib import denoiser
+
+    place = source / "checkpoints" / "tales-dblm-teacher"
+    teacher = resources.load_weights(denoiser.DBLM, place)
+    teacher.config.sampler = STUDENT_SAMPLER
+    model, runs = train_student(WORK / "tales-dblm", teacher)
+    return _shipped(model, runs, folder, source)
+
+
+def make_samplers(folder, source, texts=64):
+    """Ways to take the steps, and how many; resumes by itself.
+
+    All of tales-dblm-teacher but the last, which is that of tales-dblm.
     Each point of the grid is kept as soon as it is measured. Many steps take
     long: there a quarter of the texts must do.
     """
@@ -314,15 +326,19 @@ def make_samplers(folder, source, texts=64):
     from dblm_lib import decoding, denoiser, evaluation
 
     judge = resources.load_backbone("tales-gpt2")
-    model = resources.load_weights(
-        denoiser.DBLM, source / "checkpoints" / "tales-dblm"
+    teacher, student = (
+        resources.load_weights(denoiser.DBLM, source / "checkpoints" / name)
+        for name in ("tales-dblm-teacher", "tales-dblm")
     )
-    # From the plain sampler to the model's own, one setting at a time.
+    # From the plain sampler to the teacher's own, one setting at a time.
     ways, settings = {"plain": denoiser.SAMPLER}, dict(denoiser.SAMPLER)
-    for name, value in model.config.sampler.items():
+    for name, value in teacher.config.sampler.items():
         settings = settings | {name: value}
         ways[f"+ {name} {value}"] = settings
     ways["deterministic"] = denoiser.SAMPLER | {"step": "deterministic"}
+    ways["as the student"] = denoiser.SAMPLER | student.config.sampler
+    models = dict.fromkeys(ways, teacher) | {"student": student}
+    ways["student"] = ways["as the student"]
     kept = WORK / "samplers"
     kept.mkdir(parents=True, exist_ok=True)
     grid = []
@@ -332,7 +348,7 @@ def make_samplers(folder, source, texts=64):
             if not file.is_file():
                 start = time.perf_counter()
                 ids = decoding.generate_ids(
-                    model,
+                    models[way],
                     num_return_sequences=texts if n <= 64 else texts // 4,
                     num_steps=n,
                     generator=torch.Generator().manual_seed(0),
@@ -364,7 +380,8 @@ MAKERS = {
     "tales-gpt2": ("checkpoints/tales-gpt2", make_tales_gpt2),
     "autopsy": ("autopsy", make_autopsy),
     "ladder": ("ladder", make_ladder),
-    "tales-dblm": ("checkpoints/tales-dblm", make_tales_dblm),
+    "tales-dblm-teacher": ("checkpoints/tales-dblm-teacher", make_teacher),
+    "tales-dblm": ("checkpoints/tales-dblm", make_student),
     "samplers": ("samplers", make_samplers),
 }
 
