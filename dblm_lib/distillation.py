@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 
-from . import decoding, denoiser, training
+from . import decoding, denoiser, noising, training
 
 __all__ = [
     "FINE",
@@ -105,14 +105,19 @@ def lesson(
     Raises
     ------
     ValueError
-        If the numbers of steps do not fit, or the steps are not
-        deterministic.
+        If the numbers of steps do not fit, the steps are not deterministic,
+        or only one of ``ids`` and ``keep`` is there.
     """
     if fine % stride or not 0 <= looks * stride < fine:
         raise ValueError(
             f"{looks} steps of {stride} leave nothing of {fine} to teach, "
             "or do not fit into them"
         )
+    if (ids is None) != (keep is None):
+        raise ValueError(
+            "ids and keep belong together: tokens, and where they are given"
+        )
+    noising.check_keep(keep, eps.shape[:2])
     if ids is None:
         ids = torch.zeros(eps.shape[:2], dtype=torch.long, device=eps.device)
         keep = torch.zeros_like(ids, dtype=torch.bool)
@@ -164,6 +169,9 @@ class Lessons:
         self, teacher, rows=64, every=4, kept=24, stride=STRIDE, fine=FINE
     ):
         _settings(teacher)
+        for name, value in (("rows", rows), ("every", every), ("kept", kept)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}")
         self.teacher, self.rows = teacher.eval(), rows
         self.every, self.stride, self.fine = every, stride, fine
         self.pool, self.batches = deque(maxlen=kept), 0

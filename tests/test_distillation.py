@@ -155,6 +155,21 @@ def test_steps_that_do_not_fit_are_refused(looks, stride):
         distillation.lesson(model, model, noise(), looks, stride, fine=12)
 
 
+def test_a_prompt_without_its_places_is_refused():
+    model = small_model()
+    with pytest.raises(ValueError, match="ids and keep belong together"):
+        distillation.lesson(model, model, noise(), 1, ids=texts(5))
+    keep = torch.zeros(5, LENGTH + 1, dtype=torch.bool)
+    with pytest.raises(ValueError, match="keep"):
+        distillation.lesson(model, model, noise(), 1, ids=texts(5), keep=keep)
+
+
+@pytest.mark.parametrize("name", ["rows", "every", "kept"])
+def test_lessons_come_in_whole_numbers(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1"):
+        distillation.Lessons(small_model(), **{name: 0})
+
+
 @pytest.mark.parametrize("sampler", [{}, {**SAMPLER, "step": "ancestral"}])
 def test_a_sampler_with_chance_is_refused(sampler):
     model = small_model(sampler=sampler)
