@@ -498,6 +498,7 @@ FLOORS = {
     "decoding": 3,
     "metrics": 3,
     "diagnostics": 3,
+    "distillation": 3,
     "ladder": 3,
     "evaluation": 3,
     "plots": 3,
