@@ -2,10 +2,12 @@
 
     python benchmarks/loop_speed.py [--model repaired] [--json]
 
-Prints two ratios of tokens per second, each with its spread:
+Prints three ratios of tokens per second, each with its spread:
 
 - training: `training.train` (batches, noise, loss, clipping, optimiser)
   against forward and backward of a bare `GPT2Model` of the same shape;
+- training, own loss: the same loop against forward and backward of the
+  denoiser's own loss, which may ask the network twice and knows a vocabulary;
 - sampling: `decoding.generate_ids` against the bare evaluations of the
   same denoiser, one a step, all positions at one time.
 
@@ -15,20 +17,22 @@ process, A B A B ..., and a ratio compares neighbours: on a busy machine
 the speeds move, their ratio hardly. The spread is from the lower to the
 upper quartile. Where other programs take the processor away, `--clock cpu`
 counts seconds of processor time, of all threads together, instead of those
-on the wall; the ratio is steadier then. Nothing is read from disk; the weights are random.
+on the wall; the ratio is steadier then. Nothing is read from disk; the
+weights are random.
 """
 
 import argparse
 import json
 import statistics
 import time
+from functools import partial
 
 import torch
 from transformers import GPT2Config, GPT2Model
 
 from dblm_lib import decoding, denoiser, ladder, training
 
-BARS = {"training": 0.9, "sampling": 0.9}
+BARS = {"training": 0.9, "training, own loss": 0.9, "sampling": 0.9}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 # What each model adds to GPT-2's configuration.
 MODELS = {
@@ -89,19 +93,16 @@ def timed(function, clock):
     return CLOCKS[clock]() - start
 
 
-def training_turns(options):
-    """Two functions: tokens per second of the loop, and of the bare network.
+def training_turns(options, rival=None):
+    """Two functions: tokens per second of the loop, and of its rival.
 
-    The bare network attends as the loop does on a processor (eager).
+    The rival is `gpt2_passes` or `own_passes`. Both attend as the loop does
+    on a processor (eager).
     """
-    tokens = options.batch_size * options.length
+    size = options.batch_size, options.length
     model = make_model(options)
-    bare = GPT2Model(
-        GPT2Config(**shape(options), attn_implementation="eager")
-    ).train()
-    ids = torch.randint(
-        options.vocab_size, (8 * options.batch_size, options.length)
-    )
+    ids = torch.randint(options.vocab_size, (8 * size[0], size[1]))
+    mask = torch.ones_like(ids, dtype=torch.bool)
     config = training.TrainConfig(
         steps=options.train_steps,
         batch_size=options.batch_size,
@@ -109,21 +110,44 @@ def training_turns(options):
         ema=options.ema,
         log_every=options.train_steps,
     )
-    mask = torch.ones_like(ids, dtype=torch.bool)
+    network, loss = (rival or gpt2_passes)(options, ids[: size[0]])
 
     def loop():
         training.train(model, ids, mask, config, progress=False)
 
     def passes():
         for _ in range(options.train_steps):
-            bare.zero_grad()
-            states = bare(ids[: options.batch_size], use_cache=False)
-            states.last_hidden_state.square().mean().backward()
+            network.zero_grad()
+            loss().backward()
 
+    tokens = options.train_steps * size[0] * size[1]
     return [
-        lambda f=f: tokens * options.train_steps / timed(f, options.clock)
-        for f in (loop, passes)
+        lambda f=f: tokens / timed(f, options.clock) for f in (loop, passes)
     ]
+
+
+def gpt2_passes(options, ids):
+    """A bare `GPT2Model` and a loss: the mean square of its states."""
+    config = GPT2Config(**shape(options), attn_implementation="eager")
+    network = GPT2Model(config).train()
+
+    def loss():
+        states = network(ids, use_cache=False).last_hidden_state
+        return states.square().mean()
+
+    return network, loss
+
+
+def own_passes(options, ids):
+    """The denoiser and its own loss, on one batch that is drawn here."""
+    network = make_model(options).train()
+    network.set_attn_implementation("eager")
+    batch = {"ids": ids, "mask": torch.ones_like(ids, dtype=torch.bool)}
+    draw = training.draw_for(network)
+    batch |= draw(network, ids, torch.Generator().manual_seed(0))
+    asked = ~batch.get("keep", ~batch["mask"])
+    batch["weight"] = asked / asked.sum()
+    return network, lambda: training.loss_for(network)(network, batch)
 
 
 def sampling_turns(options):
@@ -196,7 +220,11 @@ def quartiles(values):
 
 def measure(options):
     """Compare both loops; also say with what."""
-    turns = {"training": training_turns, "sampling": sampling_turns}
+    turns = {
+        "training": training_turns,
+        "training, own loss": partial(training_turns, rival=own_passes),
+        "sampling": sampling_turns,
+    }
     before = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:
@@ -220,7 +248,7 @@ def report(results):
     for name, bar in BARS.items():
         found = results[name]
         lines.append(
-            f"{name}: {found['ratio']:.3f} of the bare network "
+            f"{name}: {found['ratio']:.3f} of the bare passes "
             f"(quartiles {found['low']:.3f} to {found['high']:.3f}, "
             f"{found['pairs']} pairs; {found['loop']:,.0f} against "
             f"{found['bare']:,.0f} tokens/s; the bar is {bar})"

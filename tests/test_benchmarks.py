@@ -30,7 +30,7 @@ def speed():
     return runpy.run_path(str(SCRIPT))
 
 
-def test_prints_both_ratios():
+def test_prints_all_ratios():
     done = subprocess.run(
         [sys.executable, SCRIPT, *TINY],
         capture_output=True,
@@ -40,9 +40,10 @@ def test_prints_both_ratios():
     head, *lines = done.stdout.splitlines()
     assert head.startswith("plain denoiser, batch 2 x 5 tokens, 1 layers of 8")
     assert lines[0].startswith("training: ")
-    assert lines[1].startswith("sampling: ")
-    assert all("of the bare network (quartiles" in x for x in lines[:2])
-    assert "optimiser" in lines[2]
+    assert lines[1].startswith("training, own loss: ")
+    assert lines[2].startswith("sampling: ")
+    assert all("of the bare passes (quartiles" in x for x in lines[:3])
+    assert "optimiser" in lines[3]
 
 
 def test_json_holds_the_same(speed, capsys):
@@ -54,10 +55,24 @@ def test_json_holds_the_same(speed, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["length"] == 5
     assert found["threads"] == 1
-    for name in ("training", "sampling"):
+    for name in speed["BARS"]:
         got = found[name]
         assert 0 < got["low"] <= got["ratio"] <= got["high"]
         assert got["pairs"] == 2
+
+
+@pytest.mark.parametrize("model", ["plain", "repaired"])
+def test_own_loss_is_that_of_the_loop(speed, model):
+    """Loop and rival do the same work: one loss, all weights learn."""
+    options = speed["arguments"]([*TINY, "--model", model])
+    ids = torch.arange(10).view(2, 5)
+    network, loss = speed["own_passes"](options, ids)
+    value = loss()
+    value.backward()
+    assert value.isfinite() and value == loss()
+    assert all(
+        p.grad is not None for p in network.parameters() if p.requires_grad
+    )
 
 
 def test_neighbours_are_compared(speed):
