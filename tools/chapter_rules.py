@@ -22,6 +22,7 @@ TAGS = {
     "exercise",
     "solution",
     "live",
+    "table",
     "hide-input",
     "hide-cell",
     "hide-output",
