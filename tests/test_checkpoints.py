@@ -1,12 +1,13 @@
 """What lies in data/ is what the manifest says, and as good as it says."""
 
 import importlib.util
+import json
 import math
 from pathlib import Path
 
 import pytest
 
-from dblm_lib import metrics, resources, tales, text
+from dblm_lib import evaluation, metrics, resources, tales, text
 
 MEGABYTE = 2**20
 SAMPLES = 100
@@ -150,3 +151,27 @@ def test_its_tales_hold_together(backbone, figures):
     # It has not merely learned a few tales by heart.
     assert len(set(texts)) > 0.99 * SAMPLES
     assert not set(texts) <= set(text.load("tales", size=2000).train)
+
+
+# --- the teacher on its way -------------------------------------------------
+
+
+def test_the_course_has_its_marks_and_ends_at_the_teacher(makers, manifest):
+    file = resources.verified("course") / "course.json"
+    course = json.loads(file.read_text("utf-8"))
+    facts = manifest["artifacts"]["tales-dblm-teacher"]["metrics"]
+    marks = [*makers.COURSE_MARKS, facts["steps"]]
+    for way in ("plain", "own"):
+        rows = [row for row in course if row["way"] == way]
+        assert [row["step"] for row in rows] == marks
+        assert ["by_level" in row for row in rows] == [way == "own"] * len(
+            rows
+        )
+        for row in rows:
+            low, high = row["coherent_interval"]
+            assert 0 <= low <= row["coherent"] <= high <= 1
+            good = row["texts"] - sum(row["broken"].values())
+            assert row["coherent"] == pytest.approx(good / row["texts"])
+    # Another run of the same recipe: equal within the error of sampling.
+    last = {"64 steps": course[-1], "64 steps, plain": course[-2]}
+    assert len(evaluation.differing(last, facts["evaluation"])) <= 1

@@ -196,6 +196,8 @@ TEACHER_SAMPLER = {
     "temperature": 0.6,
     "likelihood_weight": 0.25,
 }
+# Steps of its training after which the teacher is measured, and at its end.
+COURSE_MARKS = (250, 500, 1000, 1500, 2000, 3000, 4000, 5000, 6000, 8000)
 STUDENT_SAMPLER = {
     "step": "deterministic",
     "stagger": 1.5,
@@ -219,8 +221,11 @@ def _trained(model, train, folder, loss=None, draw="model", **changes):
     return history, config
 
 
-def train_teacher(work):
+def train_teacher(work, watch=None):
     """The top of the ladder, trained to the budget; resumes by itself.
+
+    ``watch(model, done)`` is asked for the loss of each phase, given the
+    steps already done; `training.loss_for` if left out.
 
     First a short run over a wide range of noise, to whose loss the range is
     fitted. Then the model itself, in two phases: at first it only learns to
@@ -244,13 +249,16 @@ def train_teacher(work):
         ("neighbours", 1000, 1.0, 0.0, 0.0),
         ("together", 8500, 0.3, 2.0, 0.5),
     )
-    runs, config = [], model.config
+    watch = watch or (lambda model, done: training.loss_for(model))
+    runs, done, config = [], 0, model.config
     for name, steps, *rates in phases:
         config.clean_rate, config.stagger, config.self_conditioning = rates
         settings["ema"] = min(0.998, 1 - 10 / steps)
+        loss = watch(model, done)
         runs.append(
-            _trained(model, train, work / name, steps=steps, **settings)
+            _trained(model, train, work / name, loss, steps=steps, **settings)
         )
+        done += steps
     return model.cpu(), runs
 
 
@@ -312,6 +320,64 @@ def make_student(folder, source):
     teacher.config.sampler = STUDENT_SAMPLER
     model, runs = train_student(WORK / "tales-dblm", teacher)
     return _shipped(model, runs, folder, source)
+
+
+def make_course(folder, source, marks=COURSE_MARKS, texts=100):
+    """The teacher's training once more, measured on its way.
+
+    At each mark a mean of the weights of the last hundred steps or so writes
+    tales, once with the plain sampler and once with the teacher's own. Begins
+    anew each time, since what was measured before a stop is lost.
+    """
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    from dblm_lib import denoiser, evaluation
+
+    judge = resources.load_backbone("tales-gpt2")
+    _, valid = ladder.canvases(judge.tokenizer, TRAIN_TALES)
+    real = metrics.judge(*judge, text.load("tales", size=1).valid)
+    course = []
+
+    def measure(model, done):
+        for way, sampler in (
+            ("plain", denoiser.SAMPLER),
+            ("own", TEACHER_SAMPLER),
+        ):
+            told = evaluation.write(model, judge.tokenizer, texts, **sampler)
+            found = metrics.report(
+                told, judge, evaluation.training_tales(), real
+            )
+            course.append({"step": done, "way": way} | found)
+            print(done, way, found["coherent"], found["broken"], flush=True)
+        course[-1]["by_level"] = ladder.level_report(
+            model, valid[:256], ladder.FIT_LEVELS
+        )
+
+    def watch(model, done):
+        loss = training.loss_for(model)
+        mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+
+        def watched(network, batch):
+            if watched.done in marks:
+                measure(mean.module.eval(), watched.done)
+            watched.done += 1
+            mean.update_parameters(model)
+            return loss(network, batch)
+
+        watched.done = done
+        return watched
+
+    work = WORK / "course"
+    shutil.rmtree(work, ignore_errors=True)
+    model, runs = train_teacher(work, watch)
+    measure(model, sum(config.steps for _, config in runs))
+    lines = ",\n".join(json.dumps(row) for row in course)
+    (folder / "course.json").write_text(f"[\n{lines}\n]\n", "utf-8")
+    return {
+        "points": len(course),
+        "texts": texts,
+        "steps": [config.steps for _, config in runs],
+    }
 
 
 def make_samplers(folder, source, texts=64):
@@ -381,6 +447,7 @@ MAKERS = {
     "autopsy": ("autopsy", make_autopsy),
     "ladder": ("ladder", make_ladder),
     "tales-dblm-teacher": ("checkpoints/tales-dblm-teacher", make_teacher),
+    "course": ("course", make_course),
     "tales-dblm": ("checkpoints/tales-dblm", make_student),
     "samplers": ("samplers", make_samplers),
 }
