@@ -24,7 +24,7 @@ help:
 	@echo "make page         the same from the committed outputs, not run"
 	@echo "make test         run all tests, notebooks included"
 	@echo "make refresh      run the chapters and store their outputs"
-	@echo "make checkpoints  train the embedded checkpoints again (minutes)"
+	@echo "make checkpoints  train the embedded checkpoints again (hours)"
 	@echo "make lint         check style and formatting, notebooks included"
 	@echo "make clean        remove what was built (distclean: .venv too)"
 
