@@ -20,6 +20,7 @@ __all__ = [
     "beginnings",
     "differing",
     "evaluate",
+    "measured",
     "training_tales",
     "write",
 ]
@@ -188,10 +189,10 @@ def evaluate(
         if title == "prompts":
             texts, given = _behind_openings(texts, given)
         score = real.get(title, real["whole"])
-        found[title] = _measured(judge, texts, given or None, score)
+        found[title] = measured(judge, texts, given or None, score)
         found[title]["seconds"] = round(seconds, 1)
     bar.close()
-    found["real tales"] = _measured(judge, valid)
+    found["real tales"] = measured(judge, valid)
     return found
 
 
@@ -227,8 +228,20 @@ def _behind_openings(texts, prompts):
     return [tale for tale, _ in pairs], [opening for _, opening in pairs]
 
 
-def _measured(judge, texts, given=None, real=None):
-    """The report of some texts, rounded for JSON."""
+def measured(judge, texts, given=None, real=None):
+    """The report of some texts, rounded for JSON.
+
+    Parameters
+    ----------
+    judge : resources.Backbone
+    texts, given, real
+        As `metrics.report` takes them.
+
+    Returns
+    -------
+    dict
+        As `metrics.report`, with `training_tales` to look for copies in.
+    """
     found = metrics.report(texts, judge, training_tales(), real, given)
     return {name: _rounded(value) for name, value in found.items()}
 

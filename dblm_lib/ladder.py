@@ -1,11 +1,14 @@
 r"""The ladder: from the proposal to a model that writes, a step at a time.
 
-Chapter 7. Each rung adds to the one below it, most of them by one field of
-`DBLMConfig`; those behind `TOP` are comparisons with it. All are trained by
-the same loop, on the same tales, for the same number of steps, and measured
-by the same table.
+Chapter 7. Each rung changes one thing on the one below it, most of them a
+field of `DBLMConfig`; those behind `TOP` are comparisons with it. All are
+trained by the same loop, on the same tales, for the same number of steps, and
+measured by the same table.
 """
 
+import contextlib
+import dataclasses
+import functools
 import json
 import os
 import time
@@ -21,6 +24,7 @@ __all__ = [
     "FIT_LEVELS",
     "RUNGS",
     "SEQ_LEN",
+    "SHARP",
     "TOP",
     "TRAIN_TALES",
     "Rung",
@@ -28,15 +32,19 @@ __all__ = [
     "canvases",
     "fit_levels",
     "level_report",
+    "levels_of",
+    "only_neighbours",
     "options_up_to",
     "recipe",
     "results",
     "run",
+    "sharp_sampler",
+    "train",
 ]
 
 SEQ_LEN = 64
 TRAIN_TALES = text.TRAIN_TALES
-FIT_STEPS = 100
+FIT_STEPS = 300
 # Noise levels at which a loss is measured before a range is fitted to it.
 FIT_LEVELS = tuple(0.1 * 400 ** (i / 24) for i in range(25))
 
@@ -53,9 +61,14 @@ class Rung:
         What changes, in a few words.
     changes : dict
         Fields of `DBLMConfig`.
+    recipe : dict
+        Fields of `training.TrainConfig`.
     fitted : bool
         Whether the noise range is fitted to the loss here: for the first
         time, or anew since other embeddings stand other noise.
+    first : float
+        Share of the steps, at the beginning, in which the model only learns
+        to look at clean neighbours, see `only_neighbours`.
     backbone : bool
         Whether training starts from `tales-gpt2`, or from chance.
     """
@@ -63,7 +76,9 @@ class Rung:
     name: str
     title: str
     changes: dict = field(default_factory=dict)
+    recipe: dict = field(default_factory=dict)
     fitted: bool = False
+    first: float = 0.0
     backbone: bool = True
 
 
@@ -73,50 +88,58 @@ RUNGS = (
         "as proposed, trained longer",
         {"causal": True, "conditioning": "none"},
     ),
+    Rung("both-sides", "sees both sides", {"causal": False}),
+    Rung("told", "is told the noise", {"conditioning": "time"}),
     Rung(
-        "both-sides",
-        "sees both sides, is told the noise",
-        {"causal": False, "conditioning": "time"},
+        "equal-length",
+        "embeddings of equal length",
+        {"normalise_embeddings": True},
     ),
-    Rung(
-        "low-dim",
-        "normalised embeddings, 32 dimensions",
-        {"embed_dim": 32, "normalise_embeddings": True, "input_std": 1.0},
-    ),
-    Rung(
-        "input-scale",
-        "inputs at the scale of GPT-2's positions",
-        {"input_std": 0.05},
-    ),
+    Rung("input-scale", "inputs as small as GPT-2's", {"input_std": 0.2}),
+    Rung("low-dim", "embeddings of 32 dimensions", {"embed_dim": 32}),
     Rung("range", "noise range fitted to the loss", fitted=True),
     Rung("clean", "some positions clean in training", {"clean_rate": 0.5}),
     Rung("mixture", "a mixture of tokens as the guess", {"head": "mixture"}),
+    Rung("cross-entropy", "cross-entropy as the loss", {"loss": "ce"}),
     Rung(
-        "cross-entropy",
-        "cross-entropy, learned embeddings",
-        {"loss": "ce", "train_embeddings": True},
+        "learned",
+        "embeddings that learn",
+        {"train_embeddings": True},
+        fitted=True,
     ),
     Rung("likelihood", "likelihood in the logits", {"likelihood": True}),
     Rung(
-        "self-conditioning",
+        "last-guess",
         "the last guess is an input",
         {"self_conditioning": 0.5},
     ),
     Rung(
         "own-space",
-        "GPT-2's own embeddings again, answers shifted by one",
-        {"embed_dim": None, "input_std": 0.2, "shift": True},
+        "GPT-2's own 128 dimensions again",
+        {"embed_dim": None},
         fitted=True,
     ),
+    Rung("shift", "answers come one position later", {"shift": True}),
     Rung(
         "evidence",
         "reads what each point tells, not the point",
         {"evidence": True},
     ),
+    Rung("staggered", "the left ahead of the right", {"stagger": 2.0}),
     Rung(
-        "staggered",
-        "the left ahead of the right",
-        {"stagger": 2.0, "sampler": {"stagger": 1.0}},
+        "muon",
+        "Muon, with larger steps, for the blocks",
+        recipe={
+            "optimizer": "muon",
+            "learning_rate": 4e-3,
+            "embedding_rate": 1.0,
+        },
+    ),
+    Rung(
+        "neighbours-first",
+        "clean neighbours everywhere at first, fewer then",
+        {"clean_rate": 0.3},
+        first=0.2,
     ),
     Rung(
         "scratch",
@@ -124,9 +147,46 @@ RUNGS = (
         {"input_std": 0.02},
         backbone=False,
     ),
+    Rung(
+        "wider",
+        "from chance, and twice as wide",
+        {"n_embd": 256, "n_head": 8},
+        fitted=True,
+        backbone=False,
+    ),
 )
-# The last step up; what follows it is a comparison.
-TOP = next(i for i, rung in enumerate(RUNGS) if rung.name == "staggered")
+# The last step up; what follows it are comparisons.
+TOP = next(i for i, r in enumerate(RUNGS) if r.name == "neighbours-first")
+# What a sampler may do to lean towards what the network holds for likely.
+SHARP = {
+    "stagger": 2.0,
+    "power": 0.8,
+    "temperature": 0.6,
+    "likelihood_weight": 0.25,
+}
+
+
+def sharp_sampler(config):
+    """Settings of the sharper sampler, as far as a model can use them.
+
+    Parameters
+    ----------
+    config : DBLMConfig
+
+    Returns
+    -------
+    dict
+        Options of `decoding.generate_ids`: a temperature needs a mixture
+        head, a weight the likelihood in the logits, and a stagger a model
+        that was trained with one. Empty where nothing can be used.
+    """
+    useful = {
+        "temperature": config.head == "mixture",
+        "likelihood_weight": config.likelihood,
+        "stagger": config.stagger > 0,
+        "power": config.stagger > 0,
+    }
+    return {k: v for k, v in SHARP.items() if useful[k]}
 
 
 def options_up_to(index, levels=None):
@@ -188,11 +248,12 @@ def build(index, levels=None, seed=0, backbone=None):
     return denoiser.DBLM(denoiser.DBLMConfig(**{**fields, **options})).eval()
 
 
-def recipe(**changes):
-    """The training settings of every rung.
+def recipe(index=0, **changes):
+    """The training settings of a rung: its own and all below it.
 
     Parameters
     ----------
+    index : int
     **changes
         Fields of `training.TrainConfig` that differ.
 
@@ -201,17 +262,77 @@ def recipe(**changes):
     training.TrainConfig
     """
     settings = {
-        "steps": 500,
-        "batch_size": 32,
+        "steps": 600,
+        "batch_size": 64,
         "learning_rate": 2e-3,
         "warmup": 100,
         "embedding_rate": 2.0,
         "ema": 0.99,
         "precision": "bf16",
     }
+    for rung in RUNGS[: index + 1]:
+        settings |= rung.recipe
     return training.TrainConfig(**{**settings, **changes})
 
 
+@contextlib.contextmanager
+def only_neighbours(config):
+    """Within, a model is trained to look at clean neighbours, and only that.
+
+    All sequences have some; no noise grows from left to right, and there is
+    no last guess. Afterwards the configuration is as it was.
+
+    Parameters
+    ----------
+    config : DBLMConfig
+    """
+    before = config.clean_rate, config.stagger, config.self_conditioning
+    config.clean_rate, config.stagger, config.self_conditioning = 1.0, 0.0, 0.0
+    try:
+        yield
+    finally:
+        config.clean_rate, config.stagger, config.self_conditioning = before
+
+
+def train(model, index, ids, config, progress=True):
+    """Train a model of a rung, in one phase or in two.
+
+    Parameters
+    ----------
+    model : denoiser.DBLM
+    index : int
+        Of `RUNGS`.
+    ids : tensor of ids, shape ``(n, SEQ_LEN)``
+        Every position counts.
+    config : training.TrainConfig
+        If the rung has a first phase, it gets its share of the steps.
+    progress : bool
+
+    Returns
+    -------
+    training.History
+        Of both phases, one after the other.
+    """
+    everywhere = torch.ones_like(ids, dtype=torch.bool)
+    first = max(r.first for r in RUNGS[: index + 1])
+    begun = round(first * config.steps)
+    history = training.History()
+
+    def phase(steps, done):
+        here = dataclasses.replace(config, steps=steps)
+        found = training.train(model, ids, everywhere, here, progress=progress)
+        history.steps += [done + step for step in found.steps]
+        history.loss += found.loss
+        history.tokens_per_second = found.tokens_per_second
+
+    if begun:
+        with only_neighbours(model.config):
+            phase(begun, 0)
+    phase(config.steps - begun, begun)
+    return history
+
+
+@functools.lru_cache(maxsize=1)
 def canvases(tokenizer, count=TRAIN_TALES):
     """Tales on canvases whose every position counts.
 
@@ -346,7 +467,7 @@ def run(index, seed, folder, measure, progress=True, **changes):
     folder = Path(folder)
     rung = RUNGS[index]
     file = folder / f"{index:02d}-{rung.name}-{seed}.json"
-    config = recipe(seed=seed, **changes)
+    config = recipe(index, seed=seed, **changes)
     if file.is_file():
         result = json.loads(file.read_text("utf-8"))
         if result["steps"] != config.steps:
@@ -355,18 +476,12 @@ def run(index, seed, folder, measure, progress=True, **changes):
                 f"{config.steps}: choose another folder"
             )
         return result
-    levels = _levels(index, seed, folder, measure, progress, **changes)
+    levels = levels_of(index, seed, folder, measure, progress, **changes)
     backbone = resources.load_backbone("tales-gpt2")
-    train, valid = canvases(backbone.tokenizer)
-    model = build(index, levels, seed, backbone)
+    ids, valid = canvases(backbone.tokenizer)
+    model = build(index, levels, seed, backbone).to(resources.device())
     start = time.perf_counter()
-    history = training.train(
-        model,
-        train,
-        torch.ones_like(train, dtype=torch.bool),
-        config,
-        progress=progress,
-    )
+    history = train(model, index, ids, config, progress)
     seconds = time.perf_counter() - start
     report = level_report(model, valid[:256], FIT_LEVELS)
     result = {
@@ -376,9 +491,10 @@ def run(index, seed, folder, measure, progress=True, **changes):
         "steps": config.steps,
         "tokens_seen": config.steps * config.batch_size * SEQ_LEN,
         "seconds": round(seconds),
+        "device": resources.device_name(),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "steps_logged": history.steps[::5],
-        "loss": [round(v, 5) for v in history.loss[::5]],
+        "steps_logged": history.steps[::10],
+        "loss": [round(v, 5) for v in history.loss[::10]],
         "by_level": {
             name: [round(v, 5) for v in values]
             for name, values in report.items()
@@ -399,29 +515,45 @@ def _kept(file, result):
     return result
 
 
-def _levels(index, seed, folder, measure, progress, **changes):
-    """The noise levels that were fitted for a rung; None below the first.
+def levels_of(index, seed, folder, measure, progress=True, **changes):
+    """The noise levels that are fitted for a rung; None below the first fit.
 
     The first fit takes the loss of the rung below. Later ones are for other
-    embeddings: they take that of a hundred steps of the rung itself, over
-    all levels, which are not counted.
+    embeddings: they take that of some steps of the rung itself, over all
+    levels, which are not counted. Fits are kept in ``folder`` as runs are.
+
+    Parameters
+    ----------
+    index, seed, folder, measure, progress, **changes
+        As in `run`.
+
+    Returns
+    -------
+    list of float, or None
     """
     fits = [i for i, rung in enumerate(RUNGS[: index + 1]) if rung.fitted]
     if not fits:
         return None
+    folder, last = Path(folder), fits[-1]
     if len(fits) == 1:
-        below = run(fits[0] - 1, seed, folder, measure, progress, **changes)
+        below = run(last - 1, seed, folder, measure, progress, **changes)
         return below["fitted_levels"]
-    file = folder / f"{fits[-1]:02d}-levels-{seed}.json"
+    file = folder / f"{last:02d}-levels-{seed}.json"
     if file.is_file():
         return json.loads(file.read_text("utf-8"))
     backbone = resources.load_backbone("tales-gpt2")
-    train, valid = canvases(backbone.tokenizer)
+    ids, valid = canvases(backbone.tokenizer)
     wide = [level for level in FIT_LEVELS if level > 0.25]
-    model = build(fits[-1], wide, seed, backbone)
-    config = recipe(seed=seed, **{**changes, "steps": FIT_STEPS, "warmup": 20})
-    everywhere = torch.ones_like(train, dtype=torch.bool)
-    training.train(model, train, everywhere, config, progress=progress)
+    model = build(last, wide, seed, backbone).to(resources.device())
+    brief = {**changes, "steps": FIT_STEPS, "warmup": 20}
+    config = recipe(last, seed=seed, **brief)
+    training.train(
+        model,
+        ids,
+        torch.ones_like(ids, dtype=torch.bool),
+        config,
+        progress=progress,
+    )
     report = level_report(model, valid[:256], FIT_LEVELS)
     return _kept(file, fit_levels(report))
 
@@ -435,7 +567,9 @@ def results():
     -------
     list of dict
         What `run` returned, one rung after the other for each seed, with
-        ``texts``, a hundred tales sampled in 64 steps.
+        ``plain`` and ``sharp``: what `metrics.report` said of tales that the
+        rung wrote in 64 steps, and the first of these ``texts``. Sharp is
+        `sharp_sampler`; None where it is no other than the plain one.
     """
     file = resources.verified("ladder") / "runs.json"
     return json.loads(file.read_text("utf-8"))

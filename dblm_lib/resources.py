@@ -21,6 +21,7 @@ __all__ = [
     "checkpoints",
     "data_path",
     "device",
+    "device_name",
     "load_backbone",
     "load_tokenizer",
     "load_weights",
@@ -384,6 +385,15 @@ def device():
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name():
+    """Name what `device` gives: the GPU's own name, or "CPU"."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "CPU"
+    return torch.cuda.get_device_name()
 
 
 def seed_everything(seed=0):

@@ -2,13 +2,15 @@
 
 - A change in ``dblm_lib/``, ``data/`` or the installed versions runs the
   chapters again; the cache of Jupyter Book looks at the notebooks alone.
-- One line under each chapter's title: how long it ran, how long it reads.
+- One line under each chapter's title: how long it ran here, how long on a
+  GPU (``chapters/gpu_times.json``), how long it reads.
 - MathJax is copied from an installed package, so no page needs a network.
 - Scripts that would be written twice are written once, icons that no page
   shows are left out.
 """
 
 import hashlib
+import json
 import os
 import platform
 import re
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import pydata_sphinx_theme
 from docutils import nodes
+from docutils.statemachine import StringList
 from myst_nb.sphinx_ import NbMetadataCollector
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
@@ -29,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # What decides the numbers on a page, besides the notebooks themselves.
 SOURCES = ("dblm_lib", "data")
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "matplotlib")
+# Written by tools/gpu_times.py on a machine with a GPU; may be absent.
+GPU_TIMES = ROOT / "chapters" / "gpu_times.json"
 WORDS_PER_MINUTE = 200
 CODE_LINES_PER_MINUTE = 30
 THEME = (
@@ -82,17 +87,32 @@ def forget_stale_runs(app):
 
 
 def outdated_chapters(app, env, added, changed, removed):
-    """Name the notebooks to read again: new library, or a failed run."""
+    """Name the pages to read again: new library, GPU times, failed run.
+
+    New GPU times change pages, not numbers: the notebooks are not run again.
+    """
     forget_stale_runs(app)
-    notebooks = [
+    notebooks = {
         name
         for name in env.found_docs
         if str(env.doc2path(name)).endswith(".ipynb")
-    ]
+    }
+    outdated = {name for name in notebooks if _failed(env, name)}
     if getattr(env, "dblm_fingerprint", None) != fingerprint():
         env.dblm_fingerprint = fingerprint()
-        return notebooks
-    return [name for name in notebooks if _failed(env, name)]
+        outdated |= notebooks
+    times = gpu_times()
+    if getattr(env, "dblm_gpu_times", {}) != times:
+        env.dblm_gpu_times = times
+        outdated |= env.found_docs
+    return sorted(outdated)
+
+
+def gpu_times():
+    """Read the record of the run on a GPU; empty where there is none."""
+    if not GPU_TIMES.exists():
+        return {}
+    return json.loads(GPU_TIMES.read_text("utf-8"))
 
 
 def _run_of(env, docname):
@@ -132,7 +152,7 @@ def _in_output(node):
     return False
 
 
-def running_note(run, minutes):
+def running_note(run, minutes, gpu=None):
     """Write the line under a title.
 
     Parameters
@@ -141,13 +161,26 @@ def running_note(run, minutes):
         Execution data of MyST-NB; None where the build ran nothing.
     minutes : int
         Reading time.
+    gpu : tuple of (float, str), optional
+        Seconds that the chapter took on a GPU machine, and the GPU's name.
     """
     reading = f"about {minutes} minute{'s' if minutes > 1 else ''} of reading"
-    if run is None or run.get("runtime") is None:
+    times = []
+    if run is not None and run.get("runtime") is not None:
+        times.append(
+            f"{_seconds(run['runtime'])} on {device()} here "
+            f"(torch {_version('torch')}, Python {platform.python_version()})"
+        )
+    if gpu is not None:
+        seconds, name = gpu
+        times.append(f"{_seconds(seconds)} on a machine with a GPU ({name})")
+    if not times:
         return reading[0].upper() + reading[1:]
-    seconds = max(1, round(run["runtime"]))
-    versions = f"torch {_version('torch')}, Python {platform.python_version()}"
-    return f"Runs in {seconds} s on {device()} here ({versions}) · {reading}"
+    return f"Runs in {', '.join(times)} · {reading}"
+
+
+def _seconds(seconds):
+    return f"{max(1, round(seconds))} s"
 
 
 def device():
@@ -158,12 +191,17 @@ def device():
 def add_running_note(app, doctree):
     """Insert the line about time under the title of a notebook's page."""
     docname = app.env.docname
+    source = Path(app.env.doc2path(docname))
     section = doctree.next_node(nodes.section)
     if section is None or not isinstance(section[0], nodes.title):
         return
-    if not str(app.env.doc2path(docname)).endswith(".ipynb"):
+    if source.suffix != ".ipynb":
         return
-    text = running_note(_run_of(app.env, docname), reading_minutes(doctree))
+    times = gpu_times()
+    seconds = times.get("seconds", {}).get(source.stem)
+    gpu = None if seconds is None else (seconds, times["device"])
+    minutes = reading_minutes(doctree)
+    text = running_note(_run_of(app.env, docname), minutes, gpu)
     section.insert(1, nodes.paragraph("", text, classes=["running-note"]))
 
 
@@ -182,6 +220,50 @@ class BuildVersions(SphinxDirective):
             nodes.list_item("", nodes.paragraph("", fact)) for fact in facts
         ]
         return [nodes.bullet_list("", *items)]
+
+
+class GpuTimes(SphinxDirective):
+    """``{gpu-times}``: each chapter's seconds on a machine with a GPU."""
+
+    def run(self):
+        """Return what is on record: the machine, then a row a chapter."""
+        node = nodes.Element()
+        lines = StringList(gpu_table(gpu_times()).splitlines(), "gpu-times")
+        self.state.nested_parse(lines, self.content_offset, node)
+        return node.children
+
+
+def gpu_table(times):
+    """Write the record of tools/gpu_times.py in words and as a table.
+
+    Links are relative to the folder of the chapters.
+    """
+    if not times:
+        return "No run on a GPU is on record."
+    together = times["side_by_side"]
+    many = f"{together} chapters" if together > 1 else "one chapter"
+    rows = [
+        f"| {{doc}}`{name}` | {seconds:.1f} | {_gpu_memory(times, name)} |"
+        for name, seconds in times["seconds"].items()
+    ]
+    machine = (
+        f"{times['device']} and {times['cores']} CPU cores, {many} at a "
+        f"time, on {times['date']}; Python {times['python']}, "
+        f"torch {times['torch']}, transformers {times['transformers']}."
+    )
+    head = "| Chapter | Run time (s) | GPU memory |\n|---|---|---|"
+    note = (
+        "Where the GPU was not used, the chapter computes on the CPU "
+        "wherever it runs."
+    )
+    return "\n".join([machine, "", head, *rows, "", note])
+
+
+def _gpu_memory(times, name):
+    """Say how much of the GPU a chapter filled, if it used it at all."""
+    if not times["used_gpu"][name]:
+        return "not used"
+    return f"{max(1, round(times['gpu_megabytes'][name]))} MB"
 
 
 def copy_mathjax(app):
@@ -269,6 +351,7 @@ def setup(app):
     os.environ.setdefault("DBLM_QUIET", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app.add_directive("build-versions", BuildVersions)
+    app.add_directive("gpu-times", GpuTimes)
     app.connect("builder-inited", copy_mathjax)
     app.connect("env-get-outdated", outdated_chapters)
     app.connect("doctree-read", add_running_note)

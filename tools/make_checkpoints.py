@@ -3,6 +3,7 @@
     python tools/make_checkpoints.py                   all of it, in order
     python tools/make_checkpoints.py tokenizer         one artefact
     python tools/make_checkpoints.py --out /tmp/data   somewhere else
+    python tools/make_checkpoints.py ladder --jobs 8   runs side by side
 
 Each artefact is made in a draft folder and put in place when it is whole.
 `data/MANIFEST.json` records the command, the seconds it took, what was
@@ -10,14 +11,19 @@ measured, and the sha256 of every file.
 """
 
 import argparse
+import contextlib
 import copy
+import functools
+import inspect
 import json
 import math
+import multiprocessing
 import operator
 import os
 import shutil
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -137,38 +143,91 @@ def make_tales_gpt2(folder, source):
     }
 
 
-def make_ladder(folder, source, seeds=(0, 1)):
-    """Train every rung of the ladder; keep what it measured and wrote.
+def _side_by_side(work, tasks, jobs):
+    """Do ``work(*task)`` for each task, in ``jobs`` processes."""
+    if jobs == 1:
+        return [work(*task) for task in tasks]
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), _few_threads, (threads,)
+    ) as pool:
+        return list(pool.map(work, *zip(*tasks, strict=True)))
 
-    The runs stand alone: to use more processors, start this several times
-    with other seeds first.
-    """
+
+def _few_threads(count):
     import torch
 
-    from dblm_lib import decoding
+    torch.set_num_threads(count)
 
-    tokenizer = resources.load_tokenizer()
 
-    def write(model):
-        ids = decoding.generate_ids(
-            model,
-            num_return_sequences=100,
-            num_steps=64,
-            generator=torch.Generator().manual_seed(0),
-        )
-        return {"texts": text.decode_batch(ids, tokenizer)}
+@functools.cache
+def _judge():
+    """The judge, where it is fastest, and what it says of real tales."""
+    judge = resources.load_backbone("tales-gpt2")
+    judge.model.to(resources.device())
+    return judge, metrics.judge(*judge, text.load("tales", size=1).valid)
 
-    runs = []
-    for seed in seeds:
-        for index, rung in enumerate(ladder.RUNGS):
-            print(f"{rung.name}, seed {seed}", flush=True)
-            runs.append(ladder.run(index, seed, WORK / "ladder", write))
+
+def _written(model, texts=200, shown=20):
+    """What a rung writes in 64 steps: plainly, and with a sharper sampler."""
+    from dblm_lib import denoiser, evaluation
+
+    judge, real = _judge()
+    found = {}
+    for way, sampler in (
+        ("plain", denoiser.SAMPLER),
+        ("sharp", ladder.sharp_sampler(model.config)),
+    ):
+        told = found[way] = None
+        if sampler:
+            told = evaluation.write(
+                model,
+                judge.tokenizer,
+                texts,
+                batch_size=texts,
+                **denoiser.SAMPLER | sampler,
+            )
+            found[way] = evaluation.measured(judge, told, real=real)
+            found[way]["first"] = told[:shown]
+    return found
+
+
+def _climb(index, seed, what="run", jobs=1):
+    """A run of the ladder, or the levels that one will need."""
+
+    def measure(model):
+        return {"side_by_side": jobs} | _written(model)
+
+    name, work = ladder.RUNGS[index].name, getattr(ladder, what)
+    print(f"{name}, seed {seed}: {what}", flush=True)
+    found = work(index, seed, WORK / "ladder", measure, progress=False)
+    print(f"{name}, seed {seed}: {what} is done", flush=True)
+    return found
+
+
+def make_ladder(folder, source, jobs=1, seeds=(0, 1)):
+    """Train every rung of the ladder; keep what it measured and wrote."""
+    count = len(ladder.RUNGS)
+    fits = [i for i, rung in enumerate(ladder.RUNGS) if rung.fitted]
+    # What others wait for comes first; of the rest the slowest do.
+    early = [(i, seed, "run", jobs) for i in range(fits[0]) for seed in seeds]
+    early += [
+        (i, seed, "levels_of", jobs) for i in fits[1:] for seed in seeds
+    ]
+    late = [
+        (i, seed, "run", jobs) for i in range(fits[0], count) for seed in seeds
+    ]
+    _side_by_side(_climb, early, jobs)
+    _side_by_side(_climb, late[::-1], jobs)
+    runs = [_climb(i, seed) for seed in seeds for i in range(count)]
     lines = ",\n".join(json.dumps(run) for run in runs)
     (folder / "runs.json").write_text(f"[\n{lines}\n]\n", "utf-8")
     return {
         "runs": len(runs),
         "steps": runs[0]["steps"],
         "tokens_seen": runs[0]["tokens_seen"],
+        "device": " and ".join(sorted({run["device"] for run in runs})),
+        "side_by_side": max(run["side_by_side"] for run in runs),
         "seconds_of_training": sum(run["seconds"] for run in runs),
     }
 
@@ -190,12 +249,7 @@ def make_autopsy(folder, source, seeds=(0, 1)):
 
 
 # Of the models below; chosen by coherence on samples of other seeds.
-TEACHER_SAMPLER = {
-    "stagger": 2.0,
-    "power": 0.8,
-    "temperature": 0.6,
-    "likelihood_weight": 0.25,
-}
+TEACHER_SAMPLER = dict(ladder.SHARP)
 # Steps of its training after which the teacher is measured, and at its end.
 COURSE_MARKS = (250, 500, 1000, 1500, 2000, 3000, 4000, 5000, 6000, 8000)
 STUDENT_SAMPLER = {
@@ -211,9 +265,7 @@ def _trained(model, train, folder, loss=None, draw="model", **changes):
     """Train to the end, or go on where it was stopped."""
     import torch
 
-    config = ladder.recipe(
-        optimizer="muon", embedding_rate=1.0, save_every=250, **changes
-    )
+    config = ladder.recipe(ladder.TOP, save_every=250, **changes)
     everywhere = torch.ones_like(train, dtype=torch.bool)
     history = training.train(
         model, train, everywhere, config, loss, draw, folder, resume=True
@@ -237,6 +289,7 @@ def train_teacher(work, watch=None):
     file = work / "levels.json"
     if not file.is_file():
         model = ladder.build(ladder.TOP, ladder.FIT_LEVELS[4:], seed=0)
+        model.config.clean_rate = 0.5
         model = model.to(resources.device())
         _trained(model, train, work / "fit", steps=300, **settings)
         report = ladder.level_report(model, valid[:256], ladder.FIT_LEVELS)
@@ -244,20 +297,20 @@ def train_teacher(work, watch=None):
         file.write_text(json.dumps(levels), "utf-8")
     model = ladder.build(ladder.TOP, json.loads(file.read_text("utf-8")))
     model = model.to(resources.device())
-    # Name, steps, clean_rate, stagger, self_conditioning.
     phases = (
-        ("neighbours", 1000, 1.0, 0.0, 0.0),
-        ("together", 8500, 0.3, 2.0, 0.5),
+        ("neighbours", 1000, ladder.only_neighbours),
+        ("together", 8500, contextlib.nullcontext),
     )
     watch = watch or (lambda model, done: training.loss_for(model))
-    runs, done, config = [], 0, model.config
-    for name, steps, *rates in phases:
-        config.clean_rate, config.stagger, config.self_conditioning = rates
+    runs, done = [], 0
+    for name, steps, mode in phases:
         settings["ema"] = min(0.998, 1 - 10 / steps)
         loss = watch(model, done)
-        runs.append(
-            _trained(model, train, work / name, loss, steps=steps, **settings)
-        )
+        with mode(model.config):
+            run = _trained(
+                model, train, work / name, loss, steps=steps, **settings
+            )
+        runs.append(run)
         done += steps
     return model.cpu(), runs
 
@@ -380,62 +433,79 @@ def make_course(folder, source, marks=COURSE_MARKS, texts=100):
     }
 
 
-def make_samplers(folder, source, texts=64):
-    """Ways to take the steps, and how many; resumes by itself.
+def _sample(way, num_steps, source, texts):
+    """One point of the samplers' grid, unless it is there already."""
+    from dblm_lib import denoiser, evaluation
 
-    All of tales-dblm-teacher but the last, which is that of tales-dblm.
-    Each point of the grid is kept as soon as it is measured. Many steps take
-    long: there a quarter of the texts must do.
-    """
-    import torch
+    file = WORK / "samplers" / f"{way}-{num_steps}.json"
+    if not file.is_file():
+        models = [
+            resources.load_weights(denoiser.DBLM, source / "checkpoints" / n)
+            for n in ("tales-dblm-teacher", "tales-dblm")
+        ]
+        settings = _ways(*(model.config for model in models))[way]
+        model = models[way == "student"].to(resources.device())
+        judge, real = _judge()
+        start = time.perf_counter()
+        told = evaluation.write(
+            model,
+            judge.tokenizer,
+            texts,
+            num_steps,
+            batch_size=250,
+            **settings,
+        )
+        row = {"way": way, "num_steps": num_steps} | settings
+        row["seconds"] = round(time.perf_counter() - start, 1)
+        row["device"] = resources.device_name()
+        row |= evaluation.measured(judge, told, real=real)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(".tmp")
+        draft.write_text(json.dumps(row), "utf-8")
+        os.replace(draft, file)
+        print(file.stem, row["coherent"], flush=True)
+    return json.loads(file.read_text("utf-8"))
 
-    from dblm_lib import decoding, denoiser, evaluation
 
-    judge = resources.load_backbone("tales-gpt2")
-    teacher, student = (
-        resources.load_weights(denoiser.DBLM, source / "checkpoints" / name)
-        for name in ("tales-dblm-teacher", "tales-dblm")
-    )
-    # From the plain sampler to the teacher's own, one setting at a time.
+def _ways(teacher, student):
+    """Samplers, from the plain one to a model's own, a setting at a time."""
+    from dblm_lib import denoiser
+
     ways, settings = {"plain": denoiser.SAMPLER}, dict(denoiser.SAMPLER)
-    for name, value in teacher.config.sampler.items():
+    for name, value in teacher.sampler.items():
         settings = settings | {name: value}
         ways[f"+ {name} {value}"] = settings
     ways["deterministic"] = denoiser.SAMPLER | {"step": "deterministic"}
-    ways["as the student"] = denoiser.SAMPLER | student.config.sampler
-    models = dict.fromkeys(ways, teacher) | {"student": student}
+    ways["as the student"] = denoiser.SAMPLER | student.sampler
     ways["student"] = ways["as the student"]
-    kept = WORK / "samplers"
-    kept.mkdir(parents=True, exist_ok=True)
-    grid = []
-    for n in (4, 8, 16, 32, 64, 128, 256):
-        for way, settings in ways.items():
-            file = kept / f"{way}-{n}.json"
-            if not file.is_file():
-                start = time.perf_counter()
-                ids = decoding.generate_ids(
-                    models[way],
-                    num_return_sequences=texts if n <= 64 else texts // 4,
-                    num_steps=n,
-                    generator=torch.Generator().manual_seed(0),
-                    **settings,
-                )
-                seconds = time.perf_counter() - start
-                row = {"way": way, "num_steps": n} | settings
-                row["seconds"] = round(seconds, 1)
-                row |= metrics.report(
-                    text.decode_batch(ids, judge.tokenizer),
-                    judge,
-                    evaluation.training_tales(),
-                )
-                file.write_text(json.dumps(row), "utf-8")
-                print(file.stem, row["coherent"], flush=True)
-            grid.append(json.loads(file.read_text("utf-8")))
+    return ways
+
+
+def make_samplers(folder, source, jobs=1, texts=500):
+    """Ways to take the steps, and how many; resumes by itself.
+
+    All of tales-dblm-teacher but the last, which is that of tales-dblm.
+    Each point of the grid is kept as soon as it is measured.
+    """
+    from dblm_lib import denoiser
+
+    configs = [
+        denoiser.DBLMConfig.from_pretrained(source / "checkpoints" / name)
+        for name in ("tales-dblm-teacher", "tales-dblm")
+    ]
+    tasks = [
+        (way, n, source, texts)
+        for n in (4, 8, 16, 32, 64, 128, 256)
+        for way in _ways(*configs)
+    ]
+    _side_by_side(_sample, tasks[::-1], jobs)
+    grid = [_sample(*task) for task in tasks]
     lines = ",\n".join(json.dumps(row) for row in grid)
     (folder / "grid.json").write_text(f"[\n{lines}\n]\n", "utf-8")
     return {
         "points": len(grid),
         "texts": texts,
+        "device": " and ".join(sorted({row["device"] for row in grid})),
         "seconds_of_sampling": round(sum(row["seconds"] for row in grid)),
     }
 
@@ -488,10 +558,19 @@ def main(arguments=None):
     parser.add_argument(
         "--out", type=Path, default=ROOT / "data", help="the data folder"
     )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="processes side by side, for what consists of many runs; one "
+        "GPU has room for some (default: 1)",
+    )
     options = parser.parse_args(arguments)
     for name in options.names:
         if name not in MAKERS:
             parser.error(f"unknown name {name!r}; known: {', '.join(MAKERS)}")
+    if options.jobs < 1:
+        parser.error(f"--jobs must be 1 or more; got {options.jobs}")
     out = options.out
     for name in options.names or MAKERS:
         place, make = MAKERS[name]
@@ -500,10 +579,13 @@ def main(arguments=None):
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         start = time.perf_counter()
-        measured = make(draft, out)
+        takes = inspect.signature(make).parameters
+        extra = {"jobs": options.jobs} if "jobs" in takes else {}
+        measured = make(draft, out, **extra)
         seconds = math.ceil(time.perf_counter() - start)
         # Runs that were kept from an earlier call took their time, too.
-        seconds = max(seconds, measured.get("seconds_of_training", 0))
+        kept = ("seconds_of_training", "seconds_of_sampling")
+        seconds = max(seconds, *(measured.get(name, 0) for name in kept))
         shutil.rmtree(WORK / name, ignore_errors=True)
         final = out / place
         shutil.rmtree(final, ignore_errors=True)
