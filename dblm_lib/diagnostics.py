@@ -498,7 +498,7 @@ def _recipe(settings, steps, seed):
         batch_size=16,
         learning_rate=2e-3,
         warmup=20,
-        precision="bf16",
+        precision="auto",
         seed=seed,
     )
 

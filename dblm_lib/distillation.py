@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 
-from . import decoding, denoiser, noising, training
+from . import decoding, denoiser, noising, resources, training
 
 __all__ = [
     "FINE",
@@ -206,7 +206,8 @@ class Lessons:
         eps, begun, keep = (v.to(device) for v in (eps, ids[which], keep))
         was_training = model.training
         model.eval()
-        with torch.autocast(device.type, torch.bfloat16):
+        fast = resources.has_fast_bf16(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             made = lesson(
                 model,
                 self.teacher,

@@ -268,7 +268,7 @@ def recipe(index=0, **changes):
         "warmup": 100,
         "embedding_rate": 2.0,
         "ema": 0.99,
-        "precision": "bf16",
+        "precision": "auto",
     }
     for rung in RUNGS[: index + 1]:
         settings |= rung.recipe

@@ -22,6 +22,7 @@ __all__ = [
     "data_path",
     "device",
     "device_name",
+    "has_fast_bf16",
     "load_backbone",
     "load_tokenizer",
     "load_weights",
@@ -394,6 +395,29 @@ def device_name():
     if not torch.cuda.is_available():
         return "CPU"
     return torch.cuda.get_device_name()
+
+
+def has_fast_bf16(device="cpu"):
+    """Say whether the hardware computes in bf16, and not only stores it.
+
+    Parameters
+    ----------
+    device : str or torch.device
+
+    Returns
+    -------
+    bool
+        True on a GPU that supports bf16, and on processors with AMX or
+        AVX-512 BF16. Others get the right result too, about ten times more
+        slowly than in fp32.
+    """
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    # Not promised by torch, so it may be missing one day.
+    known = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in known)
 
 
 def seed_everything(seed=0):

@@ -75,8 +75,10 @@ class TrainConfig:
     ema : float
         Decay of the averaged weights; 0 keeps no average. With an average,
         the model ends with the averaged weights.
-    precision : {"fp32", "bf16"}
-        bf16 autocast is two to three times faster on many processors.
+    precision : {"fp32", "bf16", "auto"}
+        bf16 autocast is two to three times faster on hardware that computes
+        with it, and many times slower on a processor that has to pretend;
+        "auto" asks, see `resources.has_fast_bf16`.
     embedding_rate : float
         Factor on the learning rate of the embeddings, if they are trained.
     seed : int
@@ -118,9 +120,9 @@ class TrainConfig:
                 f"unknown optimizer {self.optimizer!r}; "
                 "choose one of adamw, adam, muon"
             )
-        if self.precision not in ("fp32", "bf16"):
+        if self.precision not in ("fp32", "bf16", "auto"):
             raise ValueError(
-                f"precision is fp32 or bf16, not {self.precision}"
+                f"precision is fp32, bf16 or auto, not {self.precision}"
             )
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in [0, 1); got {self.ema}")
@@ -424,6 +426,10 @@ def train(
     model, *optimizers = accelerator.prepare(model, *optimizers)
     bare = accelerator.unwrap_model(model)
     average.to(accelerator.device)
+    bf16 = config.precision == "bf16" or (
+        config.precision == "auto"
+        and resources.has_fast_bf16(accelerator.device)
+    )
     history, first = History(), 0
     if resume:
         first = _restore(folder, bare, optimizers, average, history, config)
@@ -446,7 +452,7 @@ def train(
             with torch.autocast(
                 accelerator.device.type,
                 dtype=torch.bfloat16,
-                enabled=config.precision == "bf16",
+                enabled=bf16,
             ):
                 value = loss(model, batch)
             for optimizer in optimizers:

@@ -104,7 +104,7 @@ def make_tales_gpt2(folder, source):
         learning_rate=2e-3,
         warmup=100,
         ema=0.995,
-        precision="bf16",
+        precision="auto",
         save_every=250,
     )
     corpus = text.load("tales", size=TRAIN_TALES, valid_size=VALID_TALES)
