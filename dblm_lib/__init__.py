@@ -31,6 +31,7 @@ _MODULES = (
     "exercises",
     "ladder",
     "metrics",
+    "muon",
     "noising",
     "plots",
     "resources",

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from . import noising, resources
+from . import muon, noising, resources
 
 __all__ = [
     "PROPOSAL_PROMPTS",
@@ -580,11 +580,7 @@ def _optimizers(model, config):
         )
     ]
     if kinds["blocks"]:
-        optimizers.append(
-            torch.optim.Muon(
-                kinds["blocks"], adjust_lr_fn="match_rms_adamw", **settings
-            )
-        )
+        optimizers.append(muon.Muon(kinds["blocks"], **settings))
     return optimizers
 
 
