@@ -153,6 +153,48 @@ def test_its_tales_hold_together(backbone, figures):
     assert not set(texts) <= set(text.load("tales", size=2000).train)
 
 
+# --- many runs side by side -------------------------------------------------
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_runs_side_by_side_come_back_in_order(jobs):
+    """In processes of their own; the order is that of the tasks."""
+    makers = importlib.import_module("make_checkpoints")  # by its own name
+    tasks = [(7, 2), (9, 3), (8, 5)]
+    assert makers._side_by_side(divmod, tasks, jobs) == [
+        divmod(*task) for task in tasks
+    ]
+
+
+def test_jobs_must_be_one_or_more(makers, capsys):
+    with pytest.raises(SystemExit):
+        makers.main(["ladder", "--jobs", "0"])
+    assert "--jobs must be 1 or more; got 0" in capsys.readouterr().err
+
+
+def test_the_grid_of_samplers_is_whole(makers):
+    """Each way with each number of steps, from the models of today."""
+    from dblm_lib import denoiser
+
+    file = resources.verified("samplers") / "grid.json"
+    grid = json.loads(file.read_text("utf-8"))
+    configs = [
+        denoiser.load(name).config
+        for name in ("tales-dblm-teacher", "tales-dblm")
+    ]
+    ways = makers._ways(*configs)
+    points = [(row["way"], row["num_steps"]) for row in grid]
+    counts = (4, 8, 16, 32, 64, 128, 256)
+    assert points == [(way, n) for n in counts for way in ways]
+    for row in grid:
+        assert {name: row[name] for name in ways[row["way"]]} == ways[
+            row["way"]
+        ]
+        good = row["texts"] - sum(row["broken"].values())
+        assert row["coherent"] == pytest.approx(good / row["texts"])
+        assert row["device"]
+
+
 # --- the teacher on its way -------------------------------------------------
 
 

@@ -90,7 +90,8 @@ def test_the_top_has_all_repairs():
     assert config.likelihood and config.evidence
     assert config.self_conditioning
     assert config.clean_rate and config.train_embeddings
-    assert config.stagger and config.sampler["stagger"]
+    assert config.stagger
+    assert ladder.sharp_sampler(config) == ladder.SHARP
     assert config.schedule == "warped"
     assert config.schedule_options == {"levels": LEVELS}
 
@@ -99,14 +100,25 @@ def test_what_follows_the_top_is_a_comparison():
     """Every step up starts from GPT-2; "scratch" is the top without it."""
     up, after = ladder.RUNGS[: ladder.TOP + 1], ladder.RUNGS[ladder.TOP + 1 :]
     assert all(rung.backbone for rung in up)
-    assert [rung.name for rung in after] == ["scratch"]
-    assert not after[0].backbone
-    top, scratch = (build(i) for i in (ladder.TOP, ladder.TOP + 1))
+    assert [rung.name for rung in after] == ["scratch", "wider"]
+    assert not any(rung.backbone for rung in after)
+    top, scratch, wider = (build(ladder.TOP + i) for i in range(3))
     shapes = [
         {name: tuple(p.shape) for name, p in model.named_parameters()}
-        for model in (top, scratch)
+        for model in (top, scratch, wider)
     ]
     assert shapes[0] == shapes[1]
+    assert shapes[1].keys() == shapes[2].keys()
+    assert wider.config.hidden_size > scratch.config.hidden_size
+
+
+@pytest.mark.parametrize("index", range(1, ladder.TOP + 1))
+def test_a_step_up_is_one_change(index):
+    """One field of the model, or the range alone, or the recipe."""
+    rung = ladder.RUNGS[index]
+    kinds = (rung.changes, rung.recipe, rung.fitted and not rung.changes)
+    assert sum(map(bool, kinds)) == 1
+    assert len(rung.changes) <= 1
 
 
 @pytest.mark.parametrize("index", range(1, len(ladder.RUNGS)))
@@ -122,7 +134,7 @@ def test_a_rung_changes_only_what_it_says(index):
     assert changed == said
     for name, value in rung.changes.items():
         assert here[name] == value
-    assert changed or not rung.backbone
+    assert changed or rung.recipe
 
 
 @BY_RUNG
@@ -170,7 +182,8 @@ def test_a_seed_builds_the_same_model(index):
         assert not moved & trunk
     else:
         assert trunk <= moved
-    assert bool(moved) == (index > 0)
+    # Before it is told the noise all of its weights come from GPT-2.
+    assert bool(moved) == (config.conditioning == "time")
     assert not first.training
 
 
@@ -195,6 +208,91 @@ def test_recipe_takes_changes():
     assert other.learning_rate == plain.learning_rate
     with pytest.raises(TypeError, match="stepps"):
         ladder.recipe(stepps=7)
+
+
+def test_a_rung_keeps_the_recipe_of_those_below():
+    names = [rung.name for rung in ladder.RUNGS]
+    for index, name in enumerate(names):
+        late = index >= names.index("muon")
+        config = ladder.recipe(index)
+        assert config.optimizer == ("muon" if late else "adamw"), name
+        assert config.steps == ladder.recipe().steps
+        assert config.batch_size == ladder.recipe().batch_size
+    # The embeddings' own rate stays what it was.
+    before, after = ladder.recipe(), ladder.recipe(ladder.TOP)
+    assert after.learning_rate * after.embedding_rate == pytest.approx(
+        before.learning_rate * before.embedding_rate
+    )
+
+
+def test_only_neighbours_ends_also_after_an_error():
+    config = build(ladder.TOP).config
+    before = fields(build(ladder.TOP))
+    with pytest.raises(KeyError), ladder.only_neighbours(config):
+        assert config.clean_rate == 1
+        assert not config.stagger and not config.self_conditioning
+        raise KeyError
+    after = config.to_dict()
+    assert all(after[name] == value for name, value in before.items())
+
+
+def test_a_rung_with_a_first_phase_trains_in_two(monkeypatch):
+    """The first only on clean neighbours; together as long as any other."""
+    calls = []
+    train = training.train
+
+    def watched(model, ids, mask, config, **options):
+        rates = model.config.clean_rate, model.config.stagger
+        calls.append((config.steps, *rates))
+        return train(model, ids, mask, config, **options)
+
+    monkeypatch.setattr(training, "train", watched)
+    config = ladder.recipe(ladder.TOP, steps=10, batch_size=4, log_every=1)
+    model, ids = build(ladder.TOP), texts(12)
+    rates = model.config.clean_rate, model.config.stagger
+    history = ladder.train(model, ladder.TOP, ids, config, progress=False)
+    assert calls == [(2, 1.0, 0.0), (8, *rates)]
+    assert history.steps == list(range(10)) and len(history.loss) == 10
+    calls.clear()
+    ladder.train(build(3), 3, ids, config, progress=False)
+    assert [steps for steps, *_ in calls] == [10]
+
+
+@BY_RUNG
+def test_the_sharp_sampler_asks_for_nothing_that_a_model_lacks(index):
+    """So that what it names can be handed on, and means something."""
+    config = build(index).config
+    sampler = ladder.sharp_sampler(config)
+    assert ("temperature" in sampler) == (config.head == "mixture")
+    assert ("likelihood_weight" in sampler) == config.likelihood
+    assert ("stagger" in sampler) == bool(config.stagger)
+    assert sampler.items() <= ladder.SHARP.items()
+
+
+def test_the_runs_that_the_book_brings_are_whole():
+    """Two of each rung, as the rungs are now; shares that can be counted."""
+    try:
+        runs = ladder.results()
+    except resources.DataError as error:
+        pytest.skip(f"no data yet: {error}")
+    expected = [(r.name, seed) for seed in (0, 1) for r in ladder.RUNGS]
+    assert [(run["rung"], run["seed"]) for run in runs] == expected
+    steps = ladder.recipe().steps
+    for run in runs:
+        index = expected.index((run["rung"], 0))
+        assert run["title"] == ladder.RUNGS[index].title
+        assert run["steps"] == steps and run["device"]
+        levels = [run["levels"]] if index >= FITTED else []
+        config = build_config(index, *levels)
+        assert bool(run["sharp"]) == bool(ladder.sharp_sampler(config))
+        for row in (run["plain"], run["sharp"] or run["plain"]):
+            good = row["texts"] - sum(row["broken"].values())
+            assert row["coherent"] == pytest.approx(good / row["texts"])
+            assert len(row["first"]) == 20
+
+
+def build_config(index, levels=None):
+    return ladder.build(index, levels, 0, backbone()).config
 
 
 def test_canvases_are_whole_tales_and_ends():
@@ -385,8 +483,8 @@ def test_a_run_from_the_fitted_rung_on_fits_first(small, tmp_path):
 def test_other_embeddings_get_a_fit_of_their_own(small, tmp_path, monkeypatch):
     """Of the rung that brings them, in some steps more; kept, too."""
     monkeypatch.setattr(ladder, "FIT_STEPS", 2)
-    again = max(i for i, rung in enumerate(ladder.RUNGS) if rung.fitted)
-    assert "embed_dim" in ladder.RUNGS[again].changes
+    again = [rung.name for rung in ladder.RUNGS].index("own-space")
+    assert ladder.RUNGS[again].fitted and again != FITTED
     trained = []
     train = training.train
 

@@ -488,6 +488,29 @@ def test_import_is_light_and_quiet(modules):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+# --- what the machine can do ------------------------------------------------
+
+
+def test_the_device_has_a_name():
+    import torch
+
+    name = resources.device_name()
+    assert name and (name != "CPU") == torch.cuda.is_available()
+
+
+def test_bf16_is_fast_only_where_the_processor_says_so(monkeypatch):
+    """Without torch's private questions the safe answer is no."""
+    import torch
+
+    assert isinstance(resources.has_fast_bf16("cpu"), bool)
+    names = "_is_amx_tile_supported", "_is_avx512_bf16_supported"
+    for name in names:
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert resources.has_fast_bf16(torch.device("cpu")) is False
+    monkeypatch.setattr(torch.cpu, names[1], lambda: True, raising=False)
+    assert resources.has_fast_bf16("cpu") is True
+
+
 # --- floors -----------------------------------------------------------------
 
 FLOORS = {
@@ -505,6 +528,7 @@ FLOORS = {
     "denoiser": 2,
     "masking": 2,
     "noising": 1,
+    "muon": 0,
     "schedules": 0,
     "tales": 0,
     "text": 0,

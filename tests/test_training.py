@@ -220,11 +220,28 @@ def test_a_loss_that_is_not_finite_stops_the_run():
 
 def test_bf16_runs_and_stays_close():
     texts, last = tiny_texts(), {}
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", "bf16", "auto"):
         config = small_run(steps=40, learning_rate=1e-3, precision=precision)
         history = training.train(tiny_model(), *texts, config)
         last[precision] = history.loss[-1]
     assert last["bf16"] == pytest.approx(last["fp32"], rel=0.1)
+    fast = resources.has_fast_bf16()
+    assert last["auto"] == last["bf16" if fast else "fp32"]
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_auto_precision_asks_the_hardware(fast, monkeypatch):
+    """Many processors compute in bf16 ten times more slowly."""
+    seen = []
+
+    def loss(model, batch):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return training.denoising_loss(model, batch)
+
+    monkeypatch.setattr(resources, "has_fast_bf16", lambda device: fast)
+    config = small_run(steps=2, precision="auto")
+    training.train(tiny_model(), *tiny_texts(), config, loss=loss)
+    assert seen == [fast, fast]
 
 
 # Checkpoints ---------------------------------------------------------------
