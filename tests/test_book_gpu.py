@@ -6,6 +6,7 @@ No test here needs a GPU. Those of the pages need Sphinx, that is, the extra
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -182,17 +183,19 @@ READING = "about 20 minutes of reading"
         (11.9, None, f"Runs in {HERE} · {READING}"),
         (11.9, 8.2, f"Runs in {HERE}, {THERE} · {READING}"),
         (None, 8.2, f"Runs in {THERE} · {READING}"),
+        (11.9, math.inf, f"Runs in {HERE} · uses no GPU · {READING}"),
+        (None, math.inf, f"Uses no GPU · {READING}"),
     ],
 )
 def test_note_under_a_title(monkeypatch, runtime, gpu, note):
-    """What was not measured is not said."""
+    """What was not measured is not said; infinity stands for not used."""
     import dblm_sphinx
 
     monkeypatch.setattr(dblm_sphinx, "device", lambda: "CPU")
     monkeypatch.setattr(dblm_sphinx, "_version", lambda name: "T")
     monkeypatch.setattr(dblm_sphinx.platform, "python_version", lambda: "P")
     run = runtime and {"runtime": runtime}
-    times = gpu and (gpu, "NVIDIA H100")
+    times = gpu and (None if gpu == math.inf else gpu, "NVIDIA H100")
     assert dblm_sphinx.running_note(run, 20, times) == note
 
 
@@ -228,6 +231,11 @@ nb_execution_mode = "cache"
 }
 
 
+def running(page):
+    """Return the line under the title of a page."""
+    return page.split('class="running-note"', 1)[1].split("</p>", 1)[0]
+
+
 @needs_book
 def test_new_times_change_pages_and_run_nothing(tmp_path):
     """Pages follow the file, when it comes and when it goes."""
@@ -258,15 +266,15 @@ def test_new_times_change_pages_and_run_nothing(tmp_path):
         return [(out / name).read_text("utf-8") for name in names]
 
     chapter, table = build()
-    assert "with a GPU" not in chapter
+    assert "GPU" not in running(chapter)
     assert "No run on a GPU is on record" in table
     (source / "gpu_times.json").write_text(json.dumps(RECORD), "utf-8")
     chapter, table = build()
-    assert THERE in chapter
+    assert "uses no GPU" in running(chapter)
     assert 'href="one.html"' in table.split("<table", 1)[1]
     assert "58 MB" in table
     (source / "gpu_times.json").unlink()
     chapter, table = build()
-    assert "with a GPU" not in chapter
+    assert "GPU" not in running(chapter)
     assert "No run on a GPU is on record" in table
     assert runs.read_text("utf-8") == "x"

@@ -161,22 +161,26 @@ def running_note(run, minutes, gpu=None):
         Execution data of MyST-NB; None where the build ran nothing.
     minutes : int
         Reading time.
-    gpu : tuple of (float, str), optional
-        Seconds that the chapter took on a GPU machine, and the GPU's name.
+    gpu : tuple of (float or None, str), optional
+        Seconds that the chapter took on a GPU machine, None if it put no
+        work on the GPU, and the GPU's name.
     """
     reading = f"about {minutes} minute{'s' if minutes > 1 else ''} of reading"
-    times = []
+    times, parts = [], []
     if run is not None and run.get("runtime") is not None:
         times.append(
             f"{_seconds(run['runtime'])} on {device()} here "
             f"(torch {_version('torch')}, Python {platform.python_version()})"
         )
-    if gpu is not None:
+    if gpu is not None and gpu[0] is not None:
         seconds, name = gpu
         times.append(f"{_seconds(seconds)} on a machine with a GPU ({name})")
-    if not times:
-        return reading[0].upper() + reading[1:]
-    return f"Runs in {', '.join(times)} · {reading}"
+    if times:
+        parts.append(f"Runs in {', '.join(times)}")
+    if gpu is not None and gpu[0] is None:
+        parts.append("uses no GPU" if times else "Uses no GPU")
+    parts.append(reading if parts else reading[0].upper() + reading[1:])
+    return " · ".join(parts)
 
 
 def _seconds(seconds):
@@ -197,9 +201,11 @@ def add_running_note(app, doctree):
         return
     if source.suffix != ".ipynb":
         return
-    times = gpu_times()
-    seconds = times.get("seconds", {}).get(source.stem)
-    gpu = None if seconds is None else (seconds, times["device"])
+    times, gpu = gpu_times(), None
+    if source.stem in times.get("seconds", {}):
+        used = times["used_gpu"][source.stem]
+        seconds = times["seconds"][source.stem] if used else None
+        gpu = seconds, times["device"]
     minutes = reading_minutes(doctree)
     text = running_note(_run_of(app.env, docname), minutes, gpu)
     section.insert(1, nodes.paragraph("", text, classes=["running-note"]))

@@ -211,9 +211,7 @@ def make_ladder(folder, source, jobs=1, seeds=(0, 1)):
     fits = [i for i, rung in enumerate(ladder.RUNGS) if rung.fitted]
     # What others wait for comes first; of the rest the slowest do.
     early = [(i, seed, "run", jobs) for i in range(fits[0]) for seed in seeds]
-    early += [
-        (i, seed, "levels_of", jobs) for i in fits[1:] for seed in seeds
-    ]
+    early += [(i, seed, "levels_of", jobs) for i in fits[1:] for seed in seeds]
     late = [
         (i, seed, "run", jobs) for i in range(fits[0], count) for seed in seeds
     ]
