@@ -144,9 +144,9 @@ def _add_sample(commands):
     add(
         "--steps",
         type=_whole,
-        default=64,
+        default=32,
         metavar="N",
-        help="reverse steps (default 64)",
+        help="reverse steps (default 32)",
     )
     add("--seed", type=_seed, default=0, metavar="N", help=_SEED)
     add(
@@ -166,17 +166,20 @@ def _add_eval(commands):
     sub = _command(commands, "eval", "measure what a model writes", _EVAL)
     add = sub.add_argument
     add("name", metavar="NAME", help="tales-dblm, tales-gpt2, or a folder")
-    for name, default, text in (
-        ("--samples", 1000, "texts for each number of steps"),
-        ("--continued", 200, "beginnings of tales to continue; 0: none"),
-    ):
-        add(
-            name,
-            type=_whole if default == 1000 else _none_or_more,
-            default=default,
-            metavar="N",
-            help=f"{text} (default {default})",
-        )
+    add(
+        "--samples",
+        type=_whole,
+        metavar="N",
+        help="texts for each number of steps (default 1000, or fewer where "
+        "that would take longer than five minutes)",
+    )
+    add(
+        "--continued",
+        type=_none_or_more,
+        default=200,
+        metavar="N",
+        help="beginnings of tales to continue; 0: none (default 200)",
+    )
     add(
         "--steps",
         type=_whole,
@@ -582,11 +585,23 @@ def _eval(options):
 
     start = time.perf_counter()
     model, tokenizer = _any_model(options.name)
+    model.to(resources.device())
+    steps = list(dict.fromkeys(options.steps))
+    samples = options.samples or evaluation.affordable(
+        model, tokenizer, steps, options.continued
+    )
+    if samples < (options.samples or evaluation.SAMPLES):
+        print(
+            f"{samples} texts for each number of steps: more would take this "
+            f"machine over five minutes (--samples {evaluation.SAMPLES} for "
+            "all).",
+            file=sys.stderr,
+        )
     found = evaluation.evaluate(
-        model.to(resources.device()),
+        model,
         tokenizer,
-        samples=options.samples,
-        steps=list(dict.fromkeys(options.steps)),
+        samples=samples,
+        steps=steps,
         seed=options.seed,
         continued=options.continued,
         progress=sys.stderr.isatty(),
@@ -610,7 +625,8 @@ def _eval(options):
     for title, report in found.items():
         beside = dict(recorded.get(title, {}))
         if beside.get("texts") != report["texts"]:
-            beside.pop("distinct_2", None)  # depends on how many texts
+            for figure in evaluation.COUNTED:
+                beside.pop(figure, None)
         _print_report(title, report, beside)
     _print_differing(differing, found, recorded)
 

@@ -136,6 +136,19 @@ def test_pairs_of_tokens_stand_beside_those_of_as_many_texts(capsys):
     assert len(pairs(6)) == 4 and len(pairs(5)) == 3
 
 
+@pytest.mark.parametrize("asked", [[], ["--samples", 5]])
+def test_a_slow_machine_writes_fewer_texts_unless_told(
+    capsys, monkeypatch, asked
+):
+    """It says so, and how to get them all."""
+    monkeypatch.setattr(evaluation, "affordable", lambda *given: 4)
+    command = "eval", "tales-dblm", "--steps", "2", "--continued", "0", *asked
+    assert cli.main([str(word) for word in command]) in (None, 0)
+    out, err = capsys.readouterr()
+    assert f"{5 if asked else 4} texts, written in 2 steps" in out
+    assert ("4 texts for each number" in err) == (not asked)
+
+
 def test_the_seed_and_the_numbers_asked_for_count(capsys):
     few = "--samples", 4, "--steps", 2, "--continued", 0, "--json"
     found = [

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -293,3 +294,30 @@ def test_chance_alone_rarely_differs():
         named += len(evaluation.differing({"a": a}, {"a": b}))
     assert named / runs < 0.02
     assert math.isfinite(named)
+
+
+# --- how many texts a machine can afford --------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("each", "texts"), [(1e-6, 1000), (2.2e-3, 900), (4e-3, 400), (1.0, 50)]
+)
+def test_a_machine_is_asked_for_what_it_can_write(monkeypatch, each, texts):
+    """By the clock: seconds a text and step; by hand (300 / 1.2 = 250)."""
+    clock = [0.0]
+
+    def writes(model, tokenizer, count, num_steps):
+        clock[0] += each * count * num_steps
+
+    monkeypatch.setattr(evaluation, "_diffuses", lambda model: True)
+    monkeypatch.setattr(evaluation, "write", writes)
+    monkeypatch.setattr(evaluation.time, "perf_counter", lambda: clock[0])
+    model = SimpleNamespace(config=SimpleNamespace(sampler={"stagger": 1}))
+    by_hand = (250 - each * 64 * 300) / (each * (64 + 16 + 8 + 16))
+    assert evaluation.affordable(model, None) == texts
+    assert texts in (50, 1000) or 0 <= by_hand - texts < 50
+
+
+def test_a_language_model_is_not_asked(monkeypatch):
+    monkeypatch.setattr(evaluation, "write", None)
+    assert evaluation.affordable(None, None) == evaluation.SAMPLES
