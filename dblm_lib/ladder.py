@@ -439,7 +439,7 @@ def fit_levels(report, count=17, trim=0.01):
 def run(index, seed, folder, measure, progress=True, **changes):
     """Train one rung, measure it, and keep what was measured.
 
-    A run that is already in ``folder`` is read, not repeated.
+    On the GPU, if there is one. A run that is already in ``folder`` is read, not repeated.
 
     Parameters
     ----------
@@ -567,9 +567,9 @@ def results():
     -------
     list of dict
         What `run` returned, one rung after the other for each seed, with
-        ``plain`` and ``sharp``: what `metrics.report` said of tales that the
-        rung wrote in 64 steps, and the first of these ``texts``. Sharp is
-        `sharp_sampler`; None where it is no other than the plain one.
+        ``plain`` and ``sharp``: what `metrics.report` said of two hundred
+        tales that the rung wrote in 64 steps, and ``first``, twenty of them.
+        Sharp is `sharp_sampler`; None where there is nothing to sharpen.
     """
     file = resources.verified("ladder") / "runs.json"
     return json.loads(file.read_text("utf-8"))
