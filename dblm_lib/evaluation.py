@@ -154,10 +154,13 @@ def affordable(model, tokenizer, steps=STEPS, continued=CONTINUED, budget=300):
     start = time.perf_counter()
     write(model, tokenizer, 50, 6)
     each = (time.perf_counter() - start) / (50 * 6)  # a text and step
-    rows = sum(steps) + (steps[0] / 4 if model.config.sampler else 0)
-    # Judging and looking for copies take about a fifth as long.
-    left = budget / 1.2 - each * steps[0] * 1.5 * continued
-    return max(50, min(SAMPLES, int(left / each / rows) // 50 * 50))
+    held_out = text.load("tales", size=1).valid[:continued]
+    for samples in range(SAMPLES, 50, -50):
+        work = _work(model, _jobs(model, samples, steps, held_out))
+        # Judging and looking for copies take about a fifth as long.
+        if 1.2 * each * work <= budget:
+            return samples
+    return 50
 
 
 def evaluate(
@@ -207,13 +210,9 @@ def evaluate(
     held_out = valid[:continued]
     jobs = _jobs(model, samples, steps, held_out)
     real = _real_scores(judge, valid, held_out)
-    work = [
-        (n if _diffuses(model) else 1) * (len(prompts) or count)
-        for n, count, prompts, _ in jobs.values()
-    ]
     found = {}
     bar = resources.progress_bar(
-        total=sum(work), disable=not progress, desc="writing"
+        total=_work(model, jobs), disable=not progress, desc="writing"
     )
     for title, (n, count, given, sampler) in jobs.items():
         start = time.perf_counter()
@@ -245,6 +244,14 @@ def _jobs(model, samples, steps, held_out):
         jobs["beginnings"] = steps[0], 0, beginnings(held_out), {}
         jobs["prompts"] = steps[0], 0, asked, {}
     return jobs
+
+
+def _work(model, jobs):
+    """What jobs cost: texts times steps, or texts of a language model."""
+    return sum(
+        (n if _diffuses(model) else 1) * (len(prompts) or count)
+        for n, count, prompts, _ in jobs.values()
+    )
 
 
 def _real_scores(judge, valid, held_out):

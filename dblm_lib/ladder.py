@@ -439,7 +439,8 @@ def fit_levels(report, count=17, trim=0.01):
 def run(index, seed, folder, measure, progress=True, **changes):
     """Train one rung, measure it, and keep what was measured.
 
-    On the GPU, if there is one. A run that is already in ``folder`` is read, not repeated.
+    On the GPU, if there is one. A run that is already in ``folder`` is read,
+    not repeated.
 
     Parameters
     ----------

@@ -312,6 +312,8 @@ def test_a_machine_is_asked_for_what_it_can_write(monkeypatch, each, texts):
     monkeypatch.setattr(evaluation, "_diffuses", lambda model: True)
     monkeypatch.setattr(evaluation, "write", writes)
     monkeypatch.setattr(evaluation.time, "perf_counter", lambda: clock[0])
+    tales_enough = SimpleNamespace(valid=["one two"] * 1000)
+    monkeypatch.setattr(text, "load", lambda *_, **__: tales_enough)
     model = SimpleNamespace(config=SimpleNamespace(sampler={"stagger": 1}))
     by_hand = (250 - each * 64 * 300) / (each * (64 + 16 + 8 + 16))
     assert evaluation.affordable(model, None) == texts

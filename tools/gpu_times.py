@@ -177,11 +177,7 @@ def main(argv=None):
             f"torch {torch.__version__} sees no CUDA device; run this on a "
             "machine with an NVIDIA GPU"
         )
-    # As conftest.py does for nbval: the network is never asked.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("DBLM_QUIET", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    refresh.prepare_kernels()
     if options.jobs > 1:
         os.environ["OMP_NUM_THREADS"] = "2"
     record = {**machine(), "side_by_side": options.jobs}

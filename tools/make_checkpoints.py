@@ -283,13 +283,12 @@ def train_teacher(work, watch=None):
     """
     tokenizer = resources.load_tokenizer()
     train, valid = ladder.canvases(tokenizer, TRAIN_TALES)
-    settings = {"batch_size": 64, "learning_rate": 4e-3}
     file = work / "levels.json"
     if not file.is_file():
         model = ladder.build(ladder.TOP, ladder.FIT_LEVELS[4:], seed=0)
         model.config.clean_rate = 0.5
         model = model.to(resources.device())
-        _trained(model, train, work / "fit", steps=300, **settings)
+        _trained(model, train, work / "fit", steps=300)
         report = ladder.level_report(model, valid[:256], ladder.FIT_LEVELS)
         levels = ladder.fit_levels(report, trim=0.005)
         file.write_text(json.dumps(levels), "utf-8")
@@ -302,11 +301,11 @@ def train_teacher(work, watch=None):
     watch = watch or (lambda model, done: training.loss_for(model))
     runs, done = [], 0
     for name, steps, mode in phases:
-        settings["ema"] = min(0.998, 1 - 10 / steps)
+        ema = min(0.998, 1 - 10 / steps)
         loss = watch(model, done)
         with mode(model.config):
             run = _trained(
-                model, train, work / name, loss, steps=steps, **settings
+                model, train, work / name, loss, steps=steps, ema=ema
             )
         runs.append(run)
         done += steps
@@ -431,18 +430,14 @@ def make_course(folder, source, marks=COURSE_MARKS, texts=100):
     }
 
 
-def _sample(way, num_steps, source, texts):
+def _sample(way, num_steps, settings, place, texts):
     """One point of the samplers' grid, unless it is there already."""
     from dblm_lib import denoiser, evaluation
 
     file = WORK / "samplers" / f"{way}-{num_steps}.json"
     if not file.is_file():
-        models = [
-            resources.load_weights(denoiser.DBLM, source / "checkpoints" / n)
-            for n in ("tales-dblm-teacher", "tales-dblm")
-        ]
-        settings = _ways(*(model.config for model in models))[way]
-        model = models[way == "student"].to(resources.device())
+        model = resources.load_weights(denoiser.DBLM, place)
+        model.to(resources.device())
         judge, real = _judge()
         start = time.perf_counter()
         told = evaluation.write(
@@ -487,14 +482,15 @@ def make_samplers(folder, source, jobs=1, texts=500):
     """
     from dblm_lib import denoiser
 
-    configs = [
-        denoiser.DBLMConfig.from_pretrained(source / "checkpoints" / name)
+    places = [
+        source / "checkpoints" / name
         for name in ("tales-dblm-teacher", "tales-dblm")
     ]
+    ways = _ways(*map(denoiser.DBLMConfig.from_pretrained, places))
     tasks = [
-        (way, n, source, texts)
+        (way, n, settings, places[way == "student"], texts)
         for n in (4, 8, 16, 32, 64, 128, 256)
-        for way in _ways(*configs)
+        for way, settings in ways.items()
     ]
     _side_by_side(_sample, tasks[::-1], jobs)
     grid = [_sample(*task) for task in tasks]

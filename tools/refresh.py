@@ -143,6 +143,14 @@ def refresh(path, timeout, check=False, quiet=False):
     return changed
 
 
+def prepare_kernels():
+    """Set what kernels inherit, as conftest.py does: no network is asked."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("DBLM_QUIET", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def main(argv=None):
     """Refresh the notebooks named on the command line; return the status."""
     parser = argparse.ArgumentParser(
@@ -172,11 +180,7 @@ def main(argv=None):
         "-q", "--quiet", action="store_true", help="print failures only"
     )
     options = parser.parse_args(argv)
-    # As conftest.py does for nbval: the network is never asked.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("DBLM_QUIET", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_kernels()
     paths = options.notebooks or sorted((ROOT / "chapters").glob("*.ipynb"))
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
