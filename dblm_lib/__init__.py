@@ -36,6 +36,7 @@ _MODULES = (
     "plots",
     "resources",
     "schedules",
+    "storage",
     "tales",
     "text",
     "training",
