@@ -17,7 +17,9 @@ from pathlib import Path
 from . import resources
 
 __all__ = [
+    "LOCK",
     "MARKER",
+    "check_ours",
     "claim",
     "discard",
     "is_vacant",
@@ -58,13 +60,20 @@ def write_text(path, text):
         raise
 
 
-def is_vacant(folder):
-    """Whether a folder is absent, or holds nothing that matters to anyone."""
+def is_vacant(folder, beside=()):
+    """Whether a folder is absent, or holds nothing that matters to anyone.
+
+    Parameters
+    ----------
+    folder : path
+    beside : sequence of str
+        Names that may be there.
+    """
     folder = Path(folder)
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return True
     return folder.is_dir() and not any(
-        entry.name not in (LOCK, *LITTER)
+        entry.name not in (LOCK, *LITTER, *beside)
         and not entry.name.endswith(_TEMPORARY)
         for entry in folder.iterdir()
     )
@@ -73,6 +82,8 @@ def is_vacant(folder):
 @contextlib.contextmanager
 def lock(folder):
     """Keep other processes out of a folder meanwhile; it is made if absent.
+
+    Within one thread it may be held more than once.
 
     Raises
     ------
@@ -86,7 +97,7 @@ def lock(folder):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Gone with its process, however that ends.
-    held = FileLock(folder / LOCK, timeout=0)
+    held = FileLock(folder / LOCK, timeout=0, is_singleton=True)
     try:
         held.acquire()
     except Timeout:
@@ -100,7 +111,7 @@ def lock(folder):
         held.release()
 
 
-def claim(folder, name, record):
+def claim(folder, name, record, beside=()):
     """Make a folder one's own by writing a file into it; hold its `lock`.
 
     Parameters
@@ -111,6 +122,8 @@ def claim(folder, name, record):
         Of the file.
     record : dict
         What the file is to say; ``owner`` is added.
+    beside : sequence of str
+        Names of other files that may be there.
 
     Returns
     -------
@@ -123,7 +136,7 @@ def claim(folder, name, record):
         If the folder holds anything already, or is no folder.
     """
     folder = Path(folder)
-    if not is_vacant(folder):
+    if not is_vacant(folder, beside):
         raise ValueError(
             f"{folder} is not empty, and this run would write there: give a "
             "new folder, or empty this one yourself"
@@ -136,11 +149,8 @@ def claim(folder, name, record):
 
 def owner_of(folder):
     """The owner that a folder's marker names; None without a marker."""
-    try:
-        marker = json.loads((Path(folder) / MARKER).read_text("utf-8"))
-        return str(marker["owner"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    marker = _read(Path(folder))
+    return marker and marker["owner"]
 
 
 @contextlib.contextmanager
@@ -164,30 +174,35 @@ def writing(folder, owner):
         If it cannot be written; what stood there is untouched.
     """
     folder = Path(folder)
-    _check_ours(folder, owner)
+    check_ours(folder, owner)
     draft = folder.with_name(f"{_DRAFT}{folder.name}-{_unique()}")
     draft.mkdir(parents=True)
-    _mark(draft, owner)
+    _mark(draft, owner, folder.name)
     try:
         yield draft
-        _mark(draft, owner, _digests(draft))
         for file in draft.rglob("*"):
             if file.is_file():
                 with open(file, "rb+") as handle:
                     os.fsync(handle.fileno())
+        _mark(draft, owner, folder.name, _digests(draft))
         verify(draft, owner)
-        _check_ours(folder, owner)  # somebody may have come in between
-        discard(folder, owner)
-        os.replace(draft, folder)
+        old = _move_aside(folder, owner)
+        try:
+            os.replace(draft, folder)
+        except OSError:
+            if old is not None:
+                os.replace(old, folder)
+            raise
         _sync(folder.parent)
     except BaseException:
-        with contextlib.suppress(OSError):
-            discard(draft, owner)
+        shutil.rmtree(draft, ignore_errors=True)  # made here, a moment ago
         raise
+    if old is not None:
+        shutil.rmtree(old)
 
 
 def verify(folder, owner=None):
-    """Check a folder against its marker.
+    """Check a folder against its marker; files beside ours do not matter.
 
     Parameters
     ----------
@@ -199,39 +214,31 @@ def verify(folder, owner=None):
     ------
     resources.DataError
         If the marker is missing or unreadable, or names another owner; or if
-        a file is missing, changed, or not one of ours.
+        a file is missing or has changed.
     """
     folder = Path(folder)
-    try:
-        marker = json.loads((folder / MARKER).read_text("utf-8"))
-        found, listed = marker["owner"], marker["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    marker = _read(folder)
+    if marker is None:
         raise resources.DataError(
-            f"{folder} has no readable {MARKER} ({error}): it was not "
-            "written by this program"
-        ) from error
-    if owner is not None and found != owner:
+            f"{folder} has no readable {MARKER}: it was not written by this "
+            "program, or is damaged"
+        )
+    if owner is not None and marker["owner"] != owner:
         raise resources.DataError(f"{folder} belongs to another run")
-    if listed is None:
+    if marker["files"] is None:
         raise resources.DataError(f"{folder} was never finished")
     here = _digests(folder)
-    for name in sorted({*listed, *here}):
-        if listed.get(name) != here.get(name):
-            what = (
-                "is missing"
-                if name not in here
-                else "has changed"
-                if name in listed
-                else "was put there by somebody else"
-            )
-            raise resources.DataError(f"{folder}: {name} {what}")
+    for name, digest in marker["files"].items():
+        if name not in here:
+            raise resources.DataError(f"{folder}: {name} is missing")
+        if digest != here[name]:
+            raise resources.DataError(f"{folder}: {name} has changed")
 
 
 def discard(path, owner):
     """Remove a folder that is one's own, and nothing else. The only way.
 
-    Nothing happens where there is nothing. A folder that was never finished
-    is known by its marker alone.
+    Nothing happens where there is nothing.
 
     Parameters
     ----------
@@ -245,18 +252,27 @@ def discard(path, owner):
     OSError
         If the system refuses.
     """
-    path = Path(path)
-    _check_ours(path, owner)
+    # Half of a folder must never be taken for the whole.
+    old = _move_aside(Path(path), owner)
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def _move_aside(path, owner):
+    """Rename a folder of ours to a name that `sweep` knows; None if absent."""
+    check_ours(path, owner)
     if not path.exists():
-        return
-    # Renamed first: half of it must never be taken for the whole.
+        return None
     trash = path.with_name(f"{_TRASH}{path.name}-{_unique()}")
     os.replace(path, trash)
-    shutil.rmtree(trash)
+    return trash
 
 
 def sweep(folder, owner):
-    """Remove the drafts that killed processes of this owner left behind."""
+    """Remove what killed processes of this owner left half written.
+
+    Hold the `lock`, or it may be the draft of a process that is alive.
+    """
     for entry in list(Path(folder).glob(".*")):
         if entry.name.startswith((_DRAFT, _TRASH)) and (
             entry.is_dir() and owner_of(entry) == owner
@@ -265,26 +281,57 @@ def sweep(folder, owner):
                 shutil.rmtree(entry)
 
 
-def _check_ours(path, owner):
-    """Refuse to touch what is there unless this owner wrote all of it."""
+def check_ours(path, owner):
+    """Refuse what may not be replaced or removed: all but a folder of ours.
+
+    Parameters
+    ----------
+    path : path
+        What is not there is no obstacle.
+    owner : str
+
+    Raises
+    ------
+    ValueError
+        If anything stands there that this owner did not write, under that
+        name and with those bytes.
+    """
+    path = Path(path)
     if not os.path.lexists(path):
         return
-    if path.is_symlink() or not path.is_dir() or owner_of(path) != owner:
+    marker = None if path.is_symlink() else _read(path)
+    if marker is None or [marker["owner"], marker["name"]] != (
+        [owner, path.name]
+    ):
         raise ValueError(
             f"{path} was not written by this run and stays as it is: move it "
             "elsewhere, or give another folder"
         )
-    marker = json.loads((path / MARKER).read_text("utf-8"))
-    if marker.get("files") is None:
-        return
-    here = _digests(path)
-    foreign = [n for n in here if here[n] != marker["files"].get(n)]
+    listed, here = marker["files"] or {}, _digests(path)
+    known = {part.as_posix() for name in listed for part in Path(name).parents}
+    known |= {name for name in here if here[name] == listed.get(name)}
+    foreign = [
+        name
+        for name in (
+            entry.relative_to(path).as_posix() for entry in path.rglob("*")
+        )
+        if name not in known and Path(name).name not in (MARKER, *LITTER)
+    ]
     if foreign:
         raise ValueError(
             f"{path} holds {foreign[0]}, which this run did not write, or "
             "which has changed since: move it elsewhere, or give another "
             "folder"
         )
+
+
+def _read(folder):
+    """What a folder's marker says; None if it has none that can be read."""
+    try:
+        marker = json.loads((folder / MARKER).read_text("utf-8"))
+        return {name: marker[name] for name in ("owner", "name", "files")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _digests(folder):
@@ -299,9 +346,9 @@ def _digests(folder):
     }
 
 
-def _mark(folder, owner, files=None):
-    content = json.dumps({"owner": owner, "files": files}, indent=1)
-    write_text(folder / MARKER, content + "\n")
+def _mark(folder, owner, name, files=None):
+    content = {"owner": owner, "name": name, "files": files}
+    write_text(folder / MARKER, json.dumps(content, indent=1) + "\n")
 
 
 def _unique():
