@@ -22,6 +22,7 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 _MODULES = (
+    "autoregressive",
     "cli",
     "decoding",
     "denoiser",

@@ -349,7 +349,7 @@ def _text_nats(model, tokenizer, texts, given, batch_size):
     """
     import torch
 
-    from . import training
+    from . import autoregressive
 
     if given is not None and len(given) != len(texts):
         raise ValueError(
@@ -366,7 +366,9 @@ def _text_nats(model, tokenizer, texts, given, batch_size):
     nats = []
     with torch.no_grad():
         for part, real in zip(ids.split(batch_size), mask.split(batch_size)):
-            losses = training.next_token_nats(model, part.to(device)).cpu()
+            losses = autoregressive.next_token_nats(
+                model, part.to(device)
+            ).cpu()
             nats.append((losses * real).sum(dim=1))
     return torch.cat(nats), mask.sum(dim=1)
 

@@ -76,6 +76,42 @@ def _check_finite(values, what):
         )
 
 
+def as_mask(mask, shape, name="mask"):
+    """One True or False a position, from zeros and ones of any type.
+
+    As an index, numbers would pick rows 0 and 1 instead.
+
+    Parameters
+    ----------
+    mask : tensor
+    shape : tuple of int
+    name : str
+        For the message.
+
+    Returns
+    -------
+    bool tensor of that shape
+
+    Raises
+    ------
+    ValueError
+        If the shape is another, or a value is neither 0 nor 1.
+    """
+    if tuple(mask.shape) != tuple(shape):
+        raise ValueError(
+            f"{name} must have shape {tuple(shape)}, one True or False a "
+            f"position; got {mask.dtype} of shape {tuple(mask.shape)}"
+        )
+    if mask.dtype == torch.bool:
+        return mask
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(
+            f"{name} must hold True and False, or 1 and 0; got {mask.dtype} "
+            "with other values"
+        )
+    return mask == 1
+
+
 def check_keep(keep, shape):
     """Refuse a ``keep`` that is not one True or False a position."""
     if keep is None:

@@ -95,16 +95,18 @@ def lock(folder):
     from filelock import FileLock, Timeout
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # Gone with its process, however that ends.
-    held = FileLock(folder / LOCK, timeout=0, is_singleton=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Gone with its process, however that ends.
+        held = FileLock(folder / LOCK, timeout=0, is_singleton=True)
         held.acquire()
     except Timeout:
         raise BlockingIOError(
             f"another process works in {folder}: wait for it, or give "
             "another folder"
         ) from None
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written: {error}") from error
     try:
         yield
     finally:

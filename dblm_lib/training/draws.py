@@ -1,0 +1,85 @@
+"""Random numbers of a training step: times, noise, what stays clean.
+
+Chapters 4 and 7. Each function takes a model, the ids of a batch and a
+generator, and gives a dictionary that the losses know how to read.
+"""
+
+import torch
+
+__all__ = [
+    "draw_clean_neighbours",
+    "draw_for",
+    "draw_noise",
+    "draw_staggered",
+]
+
+
+def draw_noise(model, ids, generator):
+    """Draw a time for each sequence and the noise for each coordinate.
+
+    Returns
+    -------
+    dict
+        ``t``, shape ``(batch,)``, uniform in [0, 1], float64; ``eps``, shape
+        ``(batch, length, dim)``.
+    """
+    dim = model.embeddings.embedding_dim
+    t = torch.rand(len(ids), generator=generator, dtype=torch.float64)
+    eps = torch.randn(*ids.shape, dim, generator=generator)
+    return {"t": t, "eps": eps}
+
+
+def draw_clean_neighbours(model, ids, generator):
+    """Draw noise of which some positions of some sequences are spared.
+
+    In a share ``clean_rate`` of the sequences three to nine in ten positions
+    stay clean, and the others are noised to a time near the end of the
+    schedule, mostly: they have little of their own to go by, and must look
+    at their neighbours. It is also what a prompt looks like. Chapter 7.
+
+    Returns
+    -------
+    dict
+        ``t``, shape ``(batch, length)``, 0 at clean positions; ``eps`` as
+        in `draw_noise`; ``keep``, bool, shape ``(batch, length)``, True at
+        clean positions.
+    """
+    noise = draw_noise(model, ids, generator)
+    count = len(ids)
+    spared = torch.rand(count, generator=generator) < model.config.clean_rate
+    share = 0.3 + 0.6 * torch.rand(count, 1, generator=generator)
+    keep = torch.rand(ids.shape, generator=generator) < share
+    keep &= spared[:, None]
+    t = torch.where(spared, noise["t"] ** (1 / 8), noise["t"])
+    t = t[:, None].expand(ids.shape).masked_fill(keep, 0.0)
+    return {"t": t, "eps": noise["eps"], "keep": keep}
+
+
+def draw_staggered(model, ids, generator):
+    """Draw noise that grows from left to right in the other sequences.
+
+    As in `draw_clean_neighbours`, but a sequence of which nothing is spared
+    gets the times of a moment of a staggered reverse process: any moment is
+    as likely as another, and a stagger s below the largest, S, has the
+    probability sqrt(s / S). Chapter 7.
+
+    Returns
+    -------
+    dict
+        As `draw_clean_neighbours`; what the process is done with is kept.
+    """
+    noise = draw_clean_neighbours(model, ids, generator)
+    count, length = ids.shape
+    dice = torch.rand(2, count, 1, generator=generator, dtype=torch.float64)
+    stagger = model.config.stagger * dice[0] ** 2
+    delay = stagger * torch.linspace(1, 0, length, dtype=torch.float64)
+    t = ((1 + stagger) * dice[1] - delay).clamp(0, 1)
+    t = torch.where(noise["keep"].any(1, keepdim=True), noise["t"], t)
+    return {"t": t, "eps": noise["eps"], "keep": t == 0}
+
+
+def draw_for(model):
+    """The function that draws noise as a model's configuration asks."""
+    if model.config.stagger:
+        return draw_staggered
+    return draw_clean_neighbours if model.config.clean_rate else draw_noise

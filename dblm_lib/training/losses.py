@@ -1,0 +1,181 @@
+"""Losses of a denoiser, and what is measured of one beside them.
+
+Chapters 4 and 7. A loss is a function ``(model, batch) -> scalar``; the batch
+is a dictionary that the loop makes.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from .. import noising
+
+__all__ = [
+    "cross_entropy_loss",
+    "denoising_loss",
+    "evaluate_denoising",
+    "first_guess",
+    "loss_for",
+    "normalised_mse",
+    "weight_change",
+]
+
+
+def denoising_loss(model, batch):
+    """Mean squared error between denoised and clean embeddings.
+
+    Parameters
+    ----------
+    model : DBLM, possibly wrapped for several processes
+    batch : dict
+        ``ids``, ``mask``, ``t``, ``eps``, and ``weight``, which shares out
+        the mean: zero at padding, summing to one; from Chapter 7 on also
+        ``keep``, the positions that are not noised.
+
+    Returns
+    -------
+    scalar tensor
+        Squared error a coordinate, averaged over real positions.
+    """
+    bare = getattr(model, "module", model)
+    x0, keep = bare.embed(batch["ids"]), batch.get("keep")
+    zt, _ = noising.add_noise(
+        x0, batch["t"], bare.schedule, eps=batch["eps"], keep=keep
+    )
+    x0_hat = model(zt, batch["t"], batch["mask"])
+    error = (x0_hat.float() - x0).square().mean(dim=-1)
+    return (error * batch["weight"]).sum()
+
+
+def loss_for(model):
+    """The loss that a model's configuration asks for."""
+    return {"mse": denoising_loss, "ce": cross_entropy_loss}[model.config.loss]
+
+
+def cross_entropy_loss(model, batch):
+    """Cross-entropy of the clean tokens given the noised ones, in nats.
+
+    Parameters
+    ----------
+    model : DBLM with a mixture head, possibly wrapped
+    batch : dict
+        As for `denoising_loss`.
+
+    Returns
+    -------
+    scalar tensor
+        Nats a position that was noised. No bound of the likelihood: it
+        depends on which noise levels are drawn.
+    """
+    bare = getattr(model, "module", model)
+    x0, keep = bare.embed(batch["ids"]), batch.get("keep")
+    zt, _ = noising.add_noise(
+        x0, batch["t"], bare.schedule, eps=batch["eps"], keep=keep
+    )
+    guess = first_guess(bare, zt, batch["t"], batch["mask"], keep)
+    asked = ~keep if keep is not None else torch.ones_like(batch["mask"])
+    logits = model(zt, batch["t"], batch["mask"], guess, True, ~asked)
+    nats = F.cross_entropy(logits, batch["ids"][asked], reduction="none")
+    return (nats * batch["weight"][asked]).sum()
+
+
+@torch.no_grad()
+def first_guess(model, zt, t, mask, keep=None):
+    """A guess without a previous one, for some sequences (Chen et al., 2023).
+
+    Parameters
+    ----------
+    model : DBLM
+    zt : tensor, shape ``(batch, length, dim)``
+    t, mask, keep
+        As `DBLM.forward` takes them.
+
+    Returns
+    -------
+    tensor, shape of ``zt``, or None
+        The guess for a share ``self_conditioning`` of the sequences (the
+        rows are in random order already), zeros for the others; None where
+        the configuration asks for none.
+    """
+    count = round(model.config.self_conditioning * len(zt))
+    if not count:
+        return None
+    guess = torch.zeros_like(zt)
+    given = (t, mask, keep)
+    t, mask, keep = (v if v is None else v[:count] for v in given)
+    guess[:count] = model(zt[:count], t, mask, keep=keep).to(zt.dtype)
+    return guess
+
+
+def normalised_mse(mse, table):
+    """MSE / Var: 1 is what always answering the mean embedding scores.
+
+    Parameters
+    ----------
+    mse : float or tensor
+    table : tensor, shape ``(n, dim)``
+        The embeddings that occur, one row an occurrence.
+    """
+    return mse / table.var(dim=0, unbiased=False).mean()
+
+
+@torch.no_grad()
+def evaluate_denoising(model, ids, mask, times, generator, batch_size=64):
+    """Error and rounding accuracy at chosen times.
+
+    Parameters
+    ----------
+    model : DBLM
+    ids, mask : tensors, shape ``(n, length)``
+    times : sequence of float
+    generator : torch.Generator
+
+    Returns
+    -------
+    dict of tensors, each shape ``(len(times),)``
+        ``mse``; ``normalised`` (MSE / Var of the clean embeddings that
+        occur); ``accuracy`` of rounding the denoised points; ``baseline``,
+        that of rounding the noised points, without any network.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    table = model.table()
+    rows = {"mse": [], "accuracy": [], "baseline": []}
+    for time_ in times:
+        sums = torch.zeros(3, dtype=torch.float64)
+        for part, real in zip(ids.split(batch_size), mask.split(batch_size)):
+            part, real = part.to(device), real.to(device)
+            x0 = model.embed(part)
+            t = torch.full((len(part),), float(time_), dtype=torch.float64)
+            zt, _ = noising.add_noise(x0, t, model.schedule, generator)
+            x0_hat = model(zt, t, real)
+            guesses = [noising.nearest(z[real], table) for z in (x0_hat, zt)]
+            sums += torch.tensor(
+                [
+                    (x0_hat - x0).square().mean(-1)[real].sum().item(),
+                    *((g == part[real]).sum().item() for g in guesses),
+                ]
+            )
+        for row, value in zip(rows.values(), sums / mask.sum()):
+            row.append(value)
+    result = {name: torch.stack(values) for name, values in rows.items()}
+    occurring = model.embed(ids[mask].to(device)).cpu()
+    result["normalised"] = normalised_mse(result["mse"], occurring)
+    return result
+
+
+def weight_change(before, after):
+    """How far the weights have moved, relative to their size.
+
+    Parameters
+    ----------
+    before, after : dict of tensors
+        Two state dicts of one model.
+
+    Returns
+    -------
+    float
+        ||after - before|| / ||before|| over all weights together.
+    """
+    moved = sum((after[k] - before[k]).double().square().sum() for k in before)
+    size = sum(before[k].double().square().sum() for k in before)
+    return (moved / size).sqrt().item()
