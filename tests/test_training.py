@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dblm_lib import decoding, resources, training
+from dblm_lib import decoding, resources, storage, training
 from dblm_lib.denoiser import DBLM, DBLMConfig
+from dblm_lib.training import draws, loop, losses, optimizers
 
 VOCAB, LENGTH = 40, 10
 
@@ -192,19 +193,20 @@ def test_same_seed_same_run_other_seed_other_run():
 def test_average_is_what_the_formula_says():
     decay, seen = 0.5, []
     model = tiny_model()
-    average = training._Average(model, decay)
+    average = optimizers.average_of(model, decay)
     name = "trunk.ln_f.weight"
     weights = dict(model.named_parameters())
     expected = weights[name].detach().clone()
     for step in range(1, 5):
         with torch.no_grad():
             weights[name].add_(step)
-        average.update(model)
+        average.update_parameters(model)
         share = min(decay, (1 + step) / (10 + step))
         expected = share * expected + (1 - share) * weights[name].detach()
         seen.append(expected)
-    torch.testing.assert_close(average.weights[name], expected)
-    average.copy_to(model)
+    averaged = dict(average.module.named_parameters())[name].detach()
+    torch.testing.assert_close(averaged, expected)
+    loop.copy_weights(average.module, model)
     torch.testing.assert_close(weights[name].detach(), expected)
 
 
@@ -267,7 +269,7 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path):
         training.train(
             tiny_model(), *texts, short, loss=until_eight, folder=tmp_path
         )
-    assert [p.name for p in tmp_path.iterdir()] == ["step-0000005"]
+    assert [p.name for p in tmp_path.glob("step-*")] == ["step-0000005"]
     other = tiny_model(seed=3)  # its own weights must not matter
     resumed = training.train(
         other, *texts, config, folder=tmp_path, resume=True
@@ -329,7 +331,8 @@ def saved_run(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["model.safetensors", "optimizer.safetensors", "state.json"]
+    "name",
+    ["model.safetensors", "optimizer.bin", "state.json", storage.MARKER],
 )
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
 def test_damaged_checkpoint_is_refused_by_name(tmp_path, name, damage):
@@ -339,7 +342,7 @@ def test_damaged_checkpoint_is_refused_by_name(tmp_path, name, damage):
     if damage == "truncate":
         file.write_bytes(content[: len(content) // 2])
     elif damage == "flip":
-        content[len(content) // 2 if name != "state.json" else 0] ^= 0x11
+        content[0 if name.endswith("json") else len(content) // 2] ^= 0x11
         file.write_bytes(content)
     else:
         file.unlink()
@@ -359,16 +362,17 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
 
 
 def test_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
-    import safetensors.torch
+    from accelerate import checkpointing
 
-    write, calls = safetensors.torch.save_file, iter(range(100))
+    write, calls = checkpointing.save_accelerator_state, iter(range(100))
 
-    def full(tensors, path, *rest, **options):
-        if next(calls) >= 4:  # the second checkpoint's second file
+    def full(folder, *rest, **options):
+        if next(calls) == 1:  # the second checkpoint, half of it
+            (folder / "model.safetensors").write_bytes(b"half")
             raise OSError(28, "No space left on device")
-        return write(tensors, path, *rest, **options)
+        return write(folder, *rest, **options)
 
-    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    monkeypatch.setattr(checkpointing, "save_accelerator_state", full)
     config = small_run(save_every=6)
     with pytest.raises(OSError, match="previous one"):
         training.train(tiny_model(), *tiny_texts(), config, folder=tmp_path)
@@ -510,14 +514,14 @@ def repaired(seed=0, **options):
 def one_batch(model, count=8, step=0):
     """A batch as the loop makes it, without padding being special."""
     ids, mask = tiny_texts(count)
-    return training._batch(
+    return loop.make_batch(
         model,
         ids,
         mask,
         training.draw_for(model),
         step,
         small_run(batch_size=count),
-        training._where_the_model_is(model),
+        loop.one_process(model),
     )
 
 
@@ -534,14 +538,17 @@ def test_a_config_chooses_its_loss_and_its_draw():
 
 def test_the_loop_uses_what_the_config_chooses(monkeypatch):
     seen = []
-    for name in ("cross_entropy_loss", "draw_clean_neighbours"):
-        original = getattr(training, name)
+    for module, name in (
+        (losses, "cross_entropy_loss"),
+        (draws, "draw_clean_neighbours"),
+    ):
+        original = getattr(module, name)
 
         def noted(*arguments, name=name, original=original):
             seen.append(name)
             return original(*arguments)
 
-        monkeypatch.setattr(training, name, noted)
+        monkeypatch.setattr(module, name, noted)
     training.train(repaired(), *tiny_texts(), small_run(steps=2))
     assert seen == ["draw_clean_neighbours", "cross_entropy_loss"] * 2
 
@@ -831,7 +838,9 @@ def test_embedding_rate_leaves_frozen_embeddings_alone():
 
 def test_each_weight_is_in_one_group():
     model = repaired()
-    (optimizer,) = training._optimizers(model, small_run(embedding_rate=2.0))
+    (optimizer,) = optimizers.optimizers_for(
+        model, small_run(embedding_rate=2.0)
+    )
     grouped = [p for g in optimizer.param_groups for p in g["params"]]
     assert len(grouped) == len({id(p) for p in grouped})
     assert {id(p) for p in grouped} == {id(p) for p in model.parameters()}
@@ -843,7 +852,7 @@ def test_each_weight_is_in_one_group():
 
 def test_muon_takes_the_matrices_of_the_blocks():
     model = repaired()
-    adamw, muon = training._optimizers(model, small_run(optimizer="muon"))
+    adamw, muon = optimizers.optimizers_for(model, small_run(optimizer="muon"))
     names = {id(p): name for name, p in model.named_parameters()}
     taken = {names[id(p)] for g in muon.param_groups for p in g["params"]}
     assert taken == {

@@ -61,9 +61,10 @@ class Checkpoints:
     Raises
     ------
     ValueError
-        If something is in the way that this run did not write.
+        If the folder holds anything, and no run of ours.
     resources.DataError
-        If the run in the folder is another one, or its record is damaged.
+        If the run in the folder is another one, its record is damaged, or
+        something stands where its checkpoints go.
     """
 
     def __init__(self, folder, identity, parts, optimizers, resume=False):
@@ -80,10 +81,10 @@ class Checkpoints:
             )
         for step, path in self._steps().items():
             if not self._is_ours(path):
-                raise ValueError(
-                    f"{path} was not written by this run, which may want to "
-                    f"write a step {step} there: move it elsewhere, or give "
-                    "another folder"
+                raise resources.DataError(
+                    f"{path} was not written by this run, or its marker is "
+                    f"damaged, and a step {step} would be written there: move "
+                    "it elsewhere, or give another folder"
                 )
         storage.sweep(self.folder, self.owner)
 
