@@ -60,9 +60,9 @@ BREAKS = (
     ),
     Break(
         "every training run draws its batches from other seeds",
-        "dblm_lib/training.py",
-        "generator = torch.Generator().manual_seed(config.seed * 1_000_003",
-        "generator = torch.Generator().manual_seed(7 + config.seed * 1_000_003",
+        "dblm_lib/training/loop.py",
+        "seed = config.seed * 1_000_003 + step",
+        "seed = 7 + config.seed * 1_000_003 + step",
         ("chapters/04_training_with_mse.ipynb",),
     ),
     Break(
