@@ -163,17 +163,28 @@ class Lessons:
         How many times' lessons are kept.
     stride, fine
         See `lesson`.
+    precision : {"fp32", "bf16", "auto"}
+        In which lessons are made: give that of the `training.TrainConfig`.
     """
 
     def __init__(
-        self, teacher, rows=64, every=4, kept=24, stride=STRIDE, fine=FINE
+        self,
+        teacher,
+        rows=64,
+        every=4,
+        kept=24,
+        stride=STRIDE,
+        fine=FINE,
+        precision="fp32",
     ):
         _settings(teacher)
+        resources.autocast("cpu", precision)  # refuses another
         for name, value in (("rows", rows), ("every", every), ("kept", kept)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1; got {value}")
         self.teacher, self.rows = teacher.eval(), rows
         self.every, self.stride, self.fine = every, stride, fine
+        self.precision = precision
         self.pool, self.batches = deque(maxlen=kept), 0
 
     def __call__(self, model, ids, generator):
@@ -206,8 +217,7 @@ class Lessons:
         eps, begun, keep = (v.to(device) for v in (eps, ids[which], keep))
         was_training = model.training
         model.eval()
-        fast = resources.has_fast_bf16(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+        with resources.autocast(device, self.precision):
             made = lesson(
                 model,
                 self.teacher,

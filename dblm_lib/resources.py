@@ -15,8 +15,10 @@ from typing import NamedTuple
 
 __all__ = [
     "HUB_NAMES",
+    "PRECISIONS",
     "Backbone",
     "DataError",
+    "autocast",
     "check_architecture",
     "checkpoints",
     "data_path",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 HUB_NAMES = ("gpt2", "distilgpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+PRECISIONS = ("fp32", "bf16", "auto")
 
 
 _REPAIR = (
@@ -418,6 +421,40 @@ def has_fast_bf16(device="cpu"):
     # Not promised by torch, so it may be missing one day.
     known = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, name, bool)() for name in known)
+
+
+def autocast(device, precision):
+    """Within, networks compute in the given precision.
+
+    All that computes in mixed precision asks for it here, and nowhere else.
+
+    Parameters
+    ----------
+    device : str or torch.device
+    precision : {"fp32", "bf16", "auto"}
+        What `training.TrainConfig.precision` says; "auto" is bf16 where
+        `has_fast_bf16` finds it, so that results differ between machines.
+
+    Returns
+    -------
+    torch.autocast
+        For a ``with`` statement. In fp32 it switches off an autocast around
+        it.
+
+    Raises
+    ------
+    ValueError
+        If the precision is another.
+    """
+    import torch
+
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is fp32, bf16 or auto, not {precision!r}")
+    bf16 = precision == "bf16" or (
+        precision == "auto" and has_fast_bf16(device)
+    )
+    kind = torch.device(device).type
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16)
 
 
 def seed_everything(seed=0):

@@ -106,6 +106,10 @@ def good():
             tags=["solution", "hide-cell"],
         ),
         markdown("## Where the ideas come from\n\n{cite}`ho2020denoising`."),
+        code(TRAINED),
+        code("print(run.loss)", stream("0.12"), tags=["nbval-ignore-output"]),
+        code("assert run.loss < 1"),
+        code("print(run.loss < 1)", stream("True"), tags=["coarse"]),
     ]
     count = 0
     for number, cell in enumerate(cells):
@@ -124,6 +128,8 @@ def good():
     }
 
 
+TRAINED = """recipe = ladder.recipe(0, precision="fp32")
+run = training.train(model, x, recipe)"""
 SHOWN = "def twice(x):\n    # two times\n    return 2 * x"
 SHIPPED = 'def twice(x):\n    """Return the double."""\n    return 2 * x'
 
@@ -212,6 +218,16 @@ BROKEN = [
         "ignored_outputs_asserted",
         setter(3, "source", "# NBVAL_IGNORE_OUTPUT\nprint(x)"),
     ),
+    ("steady_outputs", setter(12, "metadata", {})),
+    ("steady_outputs", setter(14, "metadata", {})),
+    ("steady_outputs", setter(3, "metadata", {"tags": ["coarse"]})),
+    ("precision_asked", setter(11, "source", TRAINED.replace("fp32", "auto"))),
+    (
+        "precision_asked",
+        setter(11, "source", TRAINED.replace(', precision="fp32"', "")),
+    ),
+    ("precision_asked", setter(2, "source", "diagnostics.run({})")),
+    ("precision_asked", setter(2, "source", "x = distillation.Lessons(y)")),
     (
         "shown_is_shipped",
         setter(7, "source", "def twice(x):\n    return 3 * x"),
@@ -272,6 +288,82 @@ def test_rule_notices(name, broken):
     broken(notebook)
     rule = getattr(rules, name)
     assert list(rule(notebook)), f"{name} noticed nothing"
+
+
+UNSTEADY = [
+    "print(run.loss)",
+    "run",
+    "model",  # trained in place
+    "display(Markdown(f'{run.loss:.2f}'))",
+    "y = run.loss\nz = [y]\nprint(z)",
+    "y = []\ny.append(run.loss)\nprint(y)",
+    "y = {}\ny['a'] = run.loss\nprint(y)",
+    "for y in run.loss:\n    print(y)",
+    "for y in (1, 2):\n    print(z)\n    z = run.loss",
+    "y = {k: v for k, v in run.loss}\nprint(y)",
+    "def told():\n    return run.loss\n\n\nprint(told())",
+    "def say(y):\n    print(y)\n\n\nsay(run.loss)",
+    "print(evaluation.write(model))",
+    "with torch.no_grad():\n    y = decoding.sample(x)\nprint(y)",
+    "try:\n    y = run.loss\nexcept KeyError:\n    pass\nprint(y)",
+    "try:\n    pass\nexcept KeyError:\n    y = run.loss\nprint(y)",
+    "widgets.tokens(run.loss)",
+    "optimizer.step()\nlosses += [run.loss]\nprint(losses)",
+]
+
+
+@pytest.mark.parametrize("source", UNSTEADY)
+def test_what_was_trained_is_followed_to_where_it_is_shown(source):
+    """Through names, containers, loops, functions."""
+    notebook = good()
+    notebook["cells"].append(code(source, stream("1")))
+    (sentence,) = rules.steady_outputs(notebook)
+    assert sentence.startswith("cell 15 shows")
+
+
+STEADY = [
+    "print('run')",
+    "run = 3\nprint(run)",  # a name is used again
+    "y = run.loss",
+    "y = run.loss\nplt.plot(y)\nplt.show()",
+    "print([run for run in x])",
+    "def told(run):\n    return run + 1\n\n\nprint(told(3))",
+    "def told():\n    run = 1\n    return run\n\n\nprint(told())",
+    "print((lambda run: 2 * run)(3))",
+    "for run in (1, 2):\n    print(run)",
+    "assert run.loss < 1\nprint('it is below one')",
+    "training.train(other, x)\nprint(training.STEPS)",
+]
+
+
+@pytest.mark.parametrize("source", STEADY)
+def test_what_is_the_same_everywhere_may_be_shown(source):
+    """A rule that cries wolf would be switched off."""
+    notebook = good()
+    notebook["cells"].append(code(source, stream("1")))
+    assert list(rules.steady_outputs(notebook)) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "recipe = ladder.recipe()\nprint(recipe)",  # only shown
+        (
+            "brief = {'precision': 'fp32'}\n"
+            "training.train(model, x, ladder.recipe(0, **brief))"
+        ),
+        (
+            "brief = {}\nbrief['precision'] = 'fp32'\n"
+            "training.train(model, x, ladder.recipe(0, **brief | {'steps': 4}))"
+        ),
+        "draw = distillation.Lessons(y, precision='fp32')",
+    ],
+)
+def test_a_precision_may_be_asked_for_in_several_ways(source):
+    """In the call, or in settings that it is given."""
+    notebook = good()
+    notebook["cells"].append(code(source))
+    assert list(rules.precision_asked(notebook)) == []
 
 
 def test_every_rule_is_broken_once():

@@ -8,7 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dblm_lib import decoding, denoiser, distillation, training
+from dblm_lib import (
+    decoding,
+    denoiser,
+    distillation,
+    resources,
+    training,
+)
 
 VOCAB, LENGTH, DIM = 30, 8, 16
 SAMPLER = {
@@ -241,6 +247,68 @@ def test_some_lessons_have_a_beginning():
     for points, known in zip(made["points"][:50], given[:50]):
         same = (points == clean).all(-1) | ~known
         assert same.all(1).any()  # one of the texts
+
+
+@pytest.fixture
+def says_bf16(monkeypatch):
+    """Give a function that makes the hardware say what it computes in."""
+
+    def say(fast):
+        monkeypatch.setattr(resources, "has_fast_bf16", lambda device: fast)
+
+    return say
+
+
+def lessons_in(precision, model):
+    draw = distillation.Lessons(
+        model, rows=4, stride=2, fine=8, precision=precision
+    )
+    return draw.make(model, texts(), torch.Generator().manual_seed(0))
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_lessons_are_made_in_the_precision_that_is_asked_for(says_bf16):
+    """The hardware has no say, unless "auto" asks it."""
+    model, made = small_model(), {}
+    for fast in (False, True):
+        says_bf16(fast)
+        for precision in resources.PRECISIONS:
+            made[precision, fast] = lessons_in(precision, model)
+    for precision in ("fp32", "bf16"):
+        assert same(made[precision, False], made[precision, True])
+    assert not same(made["fp32", True], made["bf16", True])
+    assert same(made["auto", False], made["fp32", False])
+    assert same(made["auto", True], made["bf16", True])
+
+
+def test_a_distillation_in_fp32_is_the_same_on_all_hardware(says_bf16):
+    """Chapter 7 prints the losses of one; they were red where bf16 is."""
+    losses = []
+    for fast in (False, True):
+        says_bf16(fast)
+        teacher = small_model()
+        config = training.TrainConfig(
+            steps=4, batch_size=4, learning_rate=1e-2, warmup=1, log_every=1
+        )
+        history = training.train(
+            copy.deepcopy(teacher),
+            texts(8),
+            torch.ones(8, LENGTH, dtype=torch.bool),
+            config,
+            loss=distillation.distillation_loss,
+            draw=distillation.Lessons(teacher, rows=4, stride=2, fine=8),
+            progress=False,
+        )
+        losses.append(history.loss)
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+def test_a_precision_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="fp32, bf16 or auto, not 'fp8'"):
+        distillation.Lessons(small_model(), precision="fp8")
 
 
 def test_in_the_loss_every_text_counts_the_same():

@@ -511,6 +511,47 @@ def test_bf16_is_fast_only_where_the_processor_says_so(monkeypatch):
     assert resources.has_fast_bf16("cpu") is True
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_autocast_asks_the_hardware_only_if_told_to(fast, monkeypatch):
+    """And fp32 means fp32, whatever stands around it."""
+    import torch
+
+    monkeypatch.setattr(resources, "has_fast_bf16", lambda device: fast)
+    a, b = torch.randn(2, 8, 8)
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    kinds["auto"] = kinds["bf16" if fast else "fp32"]
+    assert set(kinds) == set(resources.PRECISIONS)
+    for precision, kind in kinds.items():
+        outer = torch.autocast("cpu", torch.bfloat16)
+        with outer, resources.autocast("cpu", precision):
+            assert (a @ b).dtype == kind
+        with resources.autocast(torch.device("cpu"), precision):
+            assert (a @ b).dtype == kind
+
+
+def test_autocast_refuses_what_it_does_not_know():
+    with pytest.raises(ValueError, match="not 'half'"):
+        resources.autocast("cpu", "half")
+
+
+def test_one_function_decides_in_what_precision_is_computed():
+    """A second one would be asked with another answer in mind."""
+    asks = set()
+    for path in sorted((ROOT / "dblm_lib").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                chosen = {key.arg for key in node.keywords} | {
+                    str(place) for place, _ in enumerate(node.args)
+                }
+                if called.endswith("has_fast_bf16") or (
+                    # Without a type it only switches an autocast off.
+                    called == "torch.autocast" and chosen & {"dtype", "1"}
+                ):
+                    asks.add(path.relative_to(ROOT / "dblm_lib").as_posix())
+    assert asks == {"resources.py"}
+
+
 # --- floors -----------------------------------------------------------------
 
 FLOORS = {

@@ -30,6 +30,7 @@ TAGS = {
     "remove-input",
     "remove-output",
     "nbval-ignore-output",
+    "coarse",  # compared, though what is printed was trained: see below
     "raises-exception",
 }
 CLOSING = "Where the ideas come from"
@@ -170,20 +171,250 @@ def _names(tree):
     return names - builtins_ - modules
 
 
+# --- the same page on every machine -----------------------------------------
+
+# What comes out of these differs in its last digits from one processor to
+# the next, and training and sampling amplify the difference.
+UNSTEADY = {
+    "training.train",
+    "training.evaluate_denoising",
+    "ladder.train",
+    "ladder.level_report",
+    "diagnostics.run",
+    "diagnostics.fit_head",
+    "diagnostics.level_report",
+    "diagnostics.contextual_rounding",
+    "decoding.generate",
+    "decoding.generate_ids",
+    "decoding.sample",
+    "distillation.lesson",
+    "distillation.Lessons",
+    "evaluation.write",
+    "metrics.judge",
+    "metrics.report",
+    "metrics.sample_language_model",
+    "optimizer.step",
+    "examine",
+}
+# Of these, the first argument is trained, in place.
+TRAINERS = {"training.train", "ladder.train"}
+SHOWING = {"print", "display"}
+EXEMPT = {"nbval-ignore-output", "coarse"}
+
+
+def steady_outputs(notebook):
+    """What training or sampling made is not compared digit by digit.
+
+    A name is *unsteady* if it was assigned from a call in `UNSTEADY`, from an
+    unsteady name, or trained; a function is if its body uses one. A cell that
+    prints or displays an unsteady name must not be compared
+    (``nbval-ignore-output``; an assertion then says what must hold), or
+    promise by the tag ``coarse`` that it prints too coarsely to differ.
+    `tools/machines.py` tries whether that is so. Pictures are not compared.
+    """
+    flow = _Flow()
+    for number, source, cell in cells_of(notebook, "code"):
+        shown = flow.through(tree_of(source).body)
+        exempt = tags_of(cell) & EXEMPT
+        if shown and not exempt:
+            yield (
+                f"cell {number} shows {', '.join(sorted(shown))}, which was "
+                "trained or sampled: tag it nbval-ignore-output and assert "
+                "what must hold, or print it coarsely and tag it coarse"
+            )
+        if "coarse" in exempt and not shown:
+            yield f"cell {number} is tagged coarse and shows nothing unsteady"
+
+
+class _Flow:
+    """Follows unsteady values through the cells of a notebook."""
+
+    def __init__(self):
+        self.unsteady, self.printers = set(), set(SHOWING)
+
+    def through(self, statements):
+        """Follow a cell; return the unsteady names that it shows."""
+        shown = set()
+        for position, node in enumerate(statements):
+            last = position == len(statements) - 1
+            if last and isinstance(node, ast.Expr):
+                shown |= self._from(node)
+            shown |= self._statement(node)
+        return shown
+
+    def _from(self, tree):
+        """List why a value is unsteady: names in it, or calls."""
+        names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+        names -= _local(tree)
+        return names & self.unsteady | _called(tree) & UNSTEADY
+
+    def _statement(self, node):
+        if isinstance(node, DEFINITION):
+            return self._define(node)
+        if isinstance(node, (ast.For, ast.With, ast.If, ast.While, ast.Try)):
+            return self._block(node)
+        shown = set()
+        for call in (n for n in ast.walk(node) if isinstance(n, ast.Call)):
+            self._train(call)
+            if ast.unparse(call.func) in self.printers:
+                shown |= self._from(call) - self.printers
+        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            self._assign(node)
+        elif isinstance(node, ast.Expr):  # such as `losses.append(loss)`
+            called = getattr(node.value, "func", None)
+            if isinstance(called, ast.Attribute) and self._from(node):
+                self.unsteady |= _base(called) & _names(called)
+        return shown
+
+    def _define(self, node):
+        """A function shows and makes what its body does."""
+        self.unsteady.discard(node.name)
+        if self._from(node):
+            self.unsteady.add(node.name)
+        if _called(node) & self.printers:
+            self.printers.add(node.name)
+        return set()
+
+    def _block(self, node):
+        """Follow a block twice: a loop comes back to its beginning."""
+        shown = set()
+        for _ in range(2):
+            if isinstance(node, ast.For):
+                self._store(node.target, self._from(node.iter))
+            for item in getattr(node, "items", []):
+                if item.optional_vars is not None:
+                    self._store(
+                        item.optional_vars, self._from(item.context_expr)
+                    )
+            for part in ("body", "orelse", "handlers", "finalbody"):
+                for inner in getattr(node, part, []):
+                    body = getattr(inner, "body", None)
+                    if isinstance(inner, ast.ExceptHandler):
+                        for each in body:
+                            shown |= self._statement(each)
+                    else:
+                        shown |= self._statement(inner)
+        return shown
+
+    def _train(self, call):
+        if ast.unparse(call.func) in TRAINERS and call.args:
+            self.unsteady |= _base(call.args[0])
+
+    def _assign(self, node):
+        why = self._from(node.value) if node.value else set()
+        targets = getattr(node, "targets", None) or [node.target]
+        for target in targets:
+            whole = isinstance(target, (ast.Name, ast.Tuple, ast.List))
+            if why or (whole and not isinstance(node, ast.AugAssign)):
+                self._store(target, why)
+
+    def _store(self, target, why):
+        """Names in a target become unsteady, or steady again."""
+        names = _stored(target) | _base(target)
+        self.unsteady = self.unsteady | names if why else self.unsteady - names
+
+
+def _called(tree):
+    """Return the functions that a tree calls, as they are written."""
+    calls = (n for n in ast.walk(tree) if isinstance(n, ast.Call))
+    return {ast.unparse(call.func) for call in calls}
+
+
+def _local(tree):
+    """Names that mean something of their own inside a tree.
+
+    Those of a comprehension, and in a function its parameters and all that
+    it assigns or defines.
+    """
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.comprehension):
+            found |= _stored(node.target)
+        elif isinstance(node, DEFINITION):
+            found |= _stored(node)
+            found |= {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
+            found |= {
+                n.name for n in ast.walk(node) if isinstance(n, DEFINITION)
+            }
+        elif isinstance(node, ast.Lambda):
+            found |= {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
+    return found
+
+
+def _stored(tree):
+    return {
+        n.id
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+    }
+
+
+def _base(node):
+    """The name before all dots and brackets, as a set; empty if none."""
+    while isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return {node.id} if isinstance(node, ast.Name) else set()
+
+
+def precision_asked(notebook):
+    """A page that trains says in what precision; no hardware decides it.
+
+    `ladder.recipe` and `diagnostics.run` ask the hardware (for long runs,
+    bf16 where it is fast), and so does the precision "auto".
+    """
+    trees = [
+        (number, tree_of(source))
+        for number, source, _ in cells_of(notebook, "code")
+    ]
+    asked = set()  # names of settings that hold {"precision": "fp32"}
+    for _, tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign) and "fp32" in ast.unparse(node):
+                asked |= set().union(*map(_base, node.targets))
+    for number, tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and node.value == "auto":
+                yield f"cell {number}: 'auto' lets the hardware decide"
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            if called == "diagnostics.run":
+                yield f"cell {number}: diagnostics.run asks the hardware"
+            if called in ("ladder.recipe", "distillation.Lessons"):
+                words = {key.arg for key in node.keywords}
+                given = set().union(
+                    *(_names(k.value) for k in node.keywords if not k.arg)
+                )
+                shown_only = called == "ladder.recipe" and not any(
+                    _trains(n) for n in ast.walk(tree)
+                )
+                if "precision" in words or given & asked or shown_only:
+                    continue
+                yield f"cell {number}: {called} without a precision"
+
+
+def _trains(node):
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in TRAINERS
+
+
 # --- code -------------------------------------------------------------------
 
 
 @lru_cache
 def library_modules():
-    """Return the names of the library's modules."""
-    return {path.stem for path in (ROOT / "dblm_lib").glob("*.py")}
+    """Return the names of the library's modules, packages among them."""
+    found = (ROOT / "dblm_lib").rglob("*.py")
+    return {
+        path.parent.name if path.stem == "__init__" else path.stem
+        for path in found
+    }
 
 
 @lru_cache
 def library_definitions():
     """Return {name: [syntax tree, ...]} of the library's functions."""
     found = {}
-    for path in sorted((ROOT / "dblm_lib").glob("*.py")):
+    for path in sorted((ROOT / "dblm_lib").rglob("*.py")):
         for node in ast.parse(path.read_text("utf-8")).body:
             if isinstance(node, DEFINITION):
                 found.setdefault(node.name, []).append(bare(node))
@@ -400,6 +631,8 @@ RULES = (
     outputs_present,
     figures_described,
     ignored_outputs_asserted,
+    steady_outputs,
+    precision_asked,
     shown_is_shipped,
     narrow_code,
     installs_only_in_setup,
