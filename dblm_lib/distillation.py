@@ -145,8 +145,8 @@ class Lessons:
     """Draws batches for `distillation_loss`; a ``draw`` for `training.train`.
 
     A lesson costs many evaluations of the network. So each is kept for a
-    while and learned from more than once. A run that is resumed begins with
-    new ones. In a share ``clean_rate`` of them, a field of the model's
+    while and learned from more than once; a run's checkpoint keeps them, too.
+    In a share ``clean_rate`` of them, a field of the model's
     configuration, the beginning of a text is given, up to three quarters of
     the canvas.
 
@@ -200,6 +200,15 @@ class Lessons:
         }
         noise = training.draw_for(model)(model, ids, generator)
         return noise | taken
+
+    def state_dict(self):
+        """What a run that is resumed must know: the lessons that are kept."""
+        return {"batches": self.batches, "pool": list(self.pool)}
+
+    def load_state_dict(self, state):
+        """Go on with the lessons of `state_dict`."""
+        self.batches = state["batches"]
+        self.pool = deque(state["pool"], maxlen=self.pool.maxlen)
 
     def make(self, model, ids, generator):
         """New lessons: after how many looks is drawn for all of them."""

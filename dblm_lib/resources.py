@@ -32,6 +32,7 @@ __all__ = [
     "manifest",
     "progress_bar",
     "reach_hub",
+    "resolved",
     "seed_everything",
     "sha256",
     "verified",
@@ -448,13 +449,29 @@ def autocast(device, precision):
     """
     import torch
 
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is fp32, bf16 or auto, not {precision!r}")
-    bf16 = precision == "bf16" or (
-        precision == "auto" and has_fast_bf16(device)
-    )
+    bf16 = resolved(precision, device) == "bf16"
     kind = torch.device(device).type
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=bf16)
+
+
+def resolved(precision, device="cpu"):
+    """What a precision means on a device: "fp32" or "bf16".
+
+    Parameters
+    ----------
+    precision : {"fp32", "bf16", "auto"}
+    device : str or torch.device
+
+    Raises
+    ------
+    ValueError
+        If the precision is another.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is fp32, bf16 or auto, not {precision!r}")
+    if precision == "auto":
+        return "bf16" if has_fast_bf16(device) else "fp32"
+    return precision
 
 
 def seed_everything(seed=0):

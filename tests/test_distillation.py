@@ -365,3 +365,43 @@ def test_a_student_learns_to_arrive_in_one_step_and_the_teacher_stays():
     assert agreement() > first + 0.1
     after = teacher.state_dict()
     assert all(torch.equal(after[name], v) for name, v in before.items())
+
+
+def test_a_resumed_distillation_ends_with_the_same_bits(tmp_path):
+    """Lessons that were made before it was stopped are not made anew."""
+    teacher = small_model()
+    config = training.TrainConfig(
+        steps=7, batch_size=4, warmup=1, log_every=1, save_every=3
+    )
+
+    class Stop(Exception):
+        pass
+
+    calls = iter(range(100))
+
+    def until_five(model, batch):
+        if next(calls) == 5:
+            raise Stop
+        return distillation.distillation_loss(model, batch)
+
+    def distil(loss=distillation.distillation_loss, **options):
+        student = copy.deepcopy(teacher)
+        training.train(
+            student,
+            texts(8),
+            torch.ones(8, LENGTH, dtype=torch.bool),
+            config,
+            loss=loss,
+            draw=distillation.Lessons(
+                teacher, rows=4, every=2, kept=3, stride=2, fine=8
+            ),
+            progress=False,
+            **options,
+        )
+        return student.state_dict()
+
+    whole = distil()
+    with pytest.raises(Stop):
+        distil(until_five, folder=tmp_path)
+    resumed = distil(folder=tmp_path, resume=True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)

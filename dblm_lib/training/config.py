@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from numbers import Integral, Real
 
+from .. import resources
+
 __all__ = [
     "PROPOSAL_PROMPTS",
     "PROPOSAL_SENTENCES",
@@ -21,7 +23,6 @@ PROPOSAL_SENTENCES = (
 )
 PROPOSAL_PROMPTS = ("so as i was saying,", "generate me a story")
 OPTIMIZERS = ("adamw", "adam", "muon")
-PRECISIONS = ("fp32", "bf16", "auto")
 
 
 @dataclass
@@ -94,7 +95,7 @@ class TrainConfig:
             raise ValueError(f"ema must lie in [0, 1); got {self.ema}")
         for name, known in (
             ("optimizer", OPTIMIZERS),
-            ("precision", PRECISIONS),
+            ("precision", resources.PRECISIONS),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(

@@ -112,9 +112,7 @@ def train(
     optimizers = optimizers_for(bare, config)
     network, *optimizers = accelerator.prepare(model, *optimizers)
     average = average_of(bare, config.ema)
-    bf16 = config.precision == "bf16" or (
-        config.precision == "auto" and resources.has_fast_bf16(device)
-    )
+    autocast = resources.autocast(device, config.precision)
     history, first, checkpoints = History(), 0, None
     with contextlib.ExitStack() as stack:
         if folder is not None:
@@ -123,7 +121,7 @@ def train(
             with accelerator.main_process_first():
                 checkpoints = Checkpoints(
                     folder,
-                    _identity(bare, ids, mask, config, bf16),
+                    _identity(bare, ids, mask, config, device),
                     {"model": bare, "average": average, "draw": draw},
                     optimizers,
                     resume=resume or not leads,
@@ -149,7 +147,7 @@ def train(
             for group in [g for o in optimizers for g in o.param_groups]:
                 rate = learning_rate(step, config)
                 group["lr"] = rate * group.get("rate", 1.0)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with autocast:
                 value = loss(network, batch)
             for optimizer in optimizers:
                 optimizer.zero_grad()
@@ -234,14 +232,15 @@ def _checked_texts(ids, mask):
     return ids.long(), noising.as_mask(mask, ids.shape, "mask")
 
 
-def _identity(model, ids, mask, config, bf16):
+def _identity(model, ids, mask, config, device):
     """What makes a run this run: model, texts, recipe; for the record."""
     fields = {}
     if getattr(model, "config", None) is not None:
         fields = model.config.to_dict()
     for name in ("transformers_version", "_name_or_path"):
         fields.pop(name, None)  # the same model on another machine
-    recipe = asdict(config) | {"precision": "bf16" if bf16 else "fp32"}
+    recipe = asdict(config)
+    recipe["precision"] = resources.resolved(config.precision, device)
     # How often something is written down does not change the run; nor does
     # its length, if the learning rate stays constant.
     for name in ("log_every", "save_every"):
