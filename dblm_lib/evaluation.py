@@ -94,6 +94,7 @@ def write(
         Moved by one a text and step.
     **sampler
         Other options of `decoding.generate_ids`; a language model has none.
+        The canvas is as long as in the model's training if left out.
 
     Returns
     -------
@@ -106,6 +107,7 @@ def write(
         )
         bar.update(len(texts))
         return texts
+    sampler.setdefault("max_length", _canvas_of(model))
     generator = torch.Generator().manual_seed(seed)
     count = len(prompts) if prompts else count
     texts = []
@@ -128,6 +130,20 @@ def write(
 
 def _diffuses(model):
     return isinstance(model, denoiser.DenoiserBase)
+
+
+def _canvas_of(model):
+    """The tokens that a denoiser was trained on."""
+    return getattr(model.config, "seq_len", None) or 64
+
+
+def _fitting(model, tokenizer, texts, prompts):
+    """Those of the texts whose prompts leave room on a model's canvas."""
+    if not texts or not _diffuses(model):
+        return texts
+    lengths = [len(row) for row in tokenizer(prompts)["input_ids"]]
+    room = _canvas_of(model)
+    return [words for words, n in zip(texts, lengths) if n < room]
 
 
 def affordable(model, tokenizer, steps=STEPS, continued=CONTINUED, budget=300):
@@ -155,8 +171,10 @@ def affordable(model, tokenizer, steps=STEPS, continued=CONTINUED, budget=300):
     write(model, tokenizer, 50, 6)
     each = (time.perf_counter() - start) / (50 * 6)  # a text and step
     held_out = text.load("tales", size=1).valid[:continued]
+    held_out = _fitting(model, tokenizer, held_out, beginnings(held_out))
+    jobs = functools.partial(_jobs, model, tokenizer)
     for samples in range(SAMPLES, 50, -50):
-        work = _work(model, _jobs(model, samples, steps, held_out))
+        work = _work(model, jobs(samples, steps, held_out))
         # Judging and looking for copies take about a fifth as long.
         if 1.2 * each * work <= budget:
             return samples
@@ -191,7 +209,8 @@ def evaluate(
     seed : int
     continued : int
         Beginnings to be continued, and half as many texts behind the
-        proposal's prompts; 0 leaves both out.
+        proposal's prompts; 0 leaves both out, and what leaves no room on a
+        short canvas is left out, too.
     progress : bool
 
     Returns
@@ -199,16 +218,18 @@ def evaluate(
     dict
         Title -> what `metrics.report` says, rounded, and ``seconds``. Titles
         are ``"64 steps"`` and so on (or ``"left to right"``), ``"64 steps,
-        plain"`` if the model names a sampler of its own (see
-        `DBLMConfig`) and a quarter of the texts do without it, ``"beginnings"``, ``"prompts"``, and ``"real tales"`` for comparison:
-        held-out ones, with which the judge's figures are compared, on the
-        same part of the text.
+        plain"`` if the model names a sampler of its own (see `DBLMConfig`)
+        and a quarter of the texts do without it, ``"beginnings"``,
+        ``"prompts"``, and ``"real tales"`` for comparison: held-out ones,
+        with which the judge's figures are compared, on the same part of the
+        text.
     """
     judge = resources.load_backbone(JUDGE)
     judge.model.to(resources.device())
     valid = text.load("tales", size=1).valid
     held_out = valid[:continued]
-    jobs = _jobs(model, samples, steps, held_out)
+    held_out = _fitting(model, tokenizer, held_out, beginnings(held_out))
+    jobs = _jobs(model, tokenizer, samples, steps, held_out)
     real = _real_scores(judge, valid, held_out)
     found = {}
     bar = resources.progress_bar(
@@ -230,7 +251,7 @@ def evaluate(
     return found
 
 
-def _jobs(model, samples, steps, held_out):
+def _jobs(model, tokenizer, samples, steps, held_out):
     """What to write: title -> steps, texts, prompts (or none), sampler."""
     jobs = {f"{n} steps": (n, samples, [], {}) for n in steps}
     if not _diffuses(model):
@@ -242,7 +263,9 @@ def _jobs(model, samples, steps, held_out):
         each = math.ceil(len(held_out) / 2 / len(training.PROPOSAL_PROMPTS))
         asked = [p for p in training.PROPOSAL_PROMPTS for _ in range(each)]
         jobs["beginnings"] = steps[0], 0, beginnings(held_out), {}
-        jobs["prompts"] = steps[0], 0, asked, {}
+        asked = _fitting(model, tokenizer, asked, asked)
+        if asked:
+            jobs["prompts"] = steps[0], 0, asked, {}
     return jobs
 
 

@@ -10,6 +10,8 @@ import difflib
 import hashlib
 import json
 import os
+import re
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +20,10 @@ __all__ = [
     "PRECISIONS",
     "Backbone",
     "DataError",
+    "TwoMeanings",
     "autocast",
     "check_architecture",
+    "check_vocabulary",
     "checkpoints",
     "data_path",
     "device",
@@ -30,18 +34,21 @@ __all__ = [
     "load_weights",
     "locate",
     "manifest",
+    "note_other_meaning",
     "progress_bar",
     "reach_hub",
     "resolved",
     "seed_everything",
     "sha256",
+    "user_path",
     "verified",
 ]
 
 HUB_NAMES = ("gpt2", "distilgpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 PRECISIONS = ("fp32", "bf16", "auto")
+END = "<|endoftext|>"
 
-
+_LITTER = ("thumbs.db", "desktop.ini")  # what systems leave behind
 _REPAIR = (
     "Install the package again, or run 'git checkout -- data' in a clone."
 )
@@ -49,6 +56,10 @@ _REPAIR = (
 
 class DataError(ValueError):
     """A file that is missing, damaged or not what it claims to be."""
+
+
+class TwoMeanings(UserWarning):
+    """A name of the book that is also the name of a file or folder here."""
 
 
 class Backbone(NamedTuple):
@@ -72,7 +83,7 @@ def data_path(*parts):
     package = Path(__file__).resolve().parent
     places = [package / "data", package.parent / "data"]
     if os.environ.get("DBLM_DATA"):
-        places = [Path(os.environ["DBLM_DATA"]).expanduser()]
+        places = [user_path(os.environ["DBLM_DATA"])]
     for place in places:
         if (place / "MANIFEST.json").is_file():
             break
@@ -91,6 +102,25 @@ def data_path(*parts):
     return path
 
 
+def user_path(name):
+    """A path that a reader gave, with ``~`` and ``~name`` written out.
+
+    Raises
+    ------
+    ValueError
+        If there is no such user, or the path holds a NUL.
+    """
+    if "\0" in str(name):
+        raise ValueError(f"{str(name)!r} is no path: it holds a NUL")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name}: the home folder that ~ stands for is not known; write "
+            "the path out"
+        ) from error
+
+
 def manifest():
     """The contents of ``data/MANIFEST.json`` as a dictionary.
 
@@ -101,11 +131,21 @@ def manifest():
     path = data_path("MANIFEST.json")
     try:
         content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is no valid JSON: {error}") from error
     for part in ("files", "artifacts"):
         if not isinstance(content, dict) or part not in content:
             raise DataError(f"{path} is damaged: it has no {part!r}")
+        records = content[part]
+        if not isinstance(records, dict) or not all(
+            isinstance(record, dict)
+            and isinstance(record.get("metrics", {}), dict)
+            for record in records.values()
+        ):
+            raise DataError(f"{path} is damaged: its {part!r} are no records")
+    for name, record in content["files"].items():
+        if not {"sha256", "bytes"} <= set(record):
+            raise DataError(f"{path} is damaged: {name} has no sha256 or size")
     return content
 
 
@@ -121,6 +161,9 @@ def sha256(path):
 def verified(*parts):
     """Like `data_path`, after checking each file there by its digest.
 
+    What systems, editors and Jupyter leave behind does not count: hidden
+    files, anything in hidden folders, and the like.
+
     Raises
     ------
     DataError
@@ -132,8 +175,8 @@ def verified(*parts):
     wanted = [n for n in listed if n == name or n.startswith(name + "/")]
     found = [
         file.relative_to(root).as_posix()
-        for file in path.rglob("[!.]*")
-        if file.is_file()
+        for file in path.rglob("*")
+        if file.is_file() and not _is_litter(file.relative_to(root))
     ]
     for file in [*found, *([] if wanted else [name])]:
         if file not in listed:
@@ -155,10 +198,24 @@ def verified(*parts):
     return path
 
 
+def _is_litter(path):
+    """Whether a path is hidden, or of what systems and editors leave."""
+    name = path.name.lower()
+    return (
+        any(part.startswith(".") for part in path.parts)
+        or name in _LITTER
+        or name.endswith("~")
+    )
+
+
 def checkpoints():
     """Names of the checkpoints in ``data/checkpoints``."""
     folder = data_path("checkpoints")
-    return sorted(p.name for p in folder.iterdir() if p.is_dir())
+    return sorted(
+        p.name
+        for p in folder.iterdir()
+        if p.is_dir() and not p.name.startswith(".")
+    )
 
 
 def load_backbone(name="tales-gpt2"):
@@ -187,9 +244,33 @@ def load_backbone(name="tales-gpt2"):
 
     source = locate(name)
     check_architecture(source, "gpt2")
-    return Backbone(
-        load_weights(GPT2LMHeadModel, source), load_tokenizer(source)
-    )
+    model = load_weights(GPT2LMHeadModel, source)
+    tokenizer = load_tokenizer(source)
+    check_vocabulary(tokenizer, model.config.vocab_size, source)
+    return Backbone(model, tokenizer)
+
+
+def check_vocabulary(tokenizer, size, folder):
+    """Refuse a tokenizer that writes ids which a model has no vector for.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerFast
+    size : int
+        Rows of the model's table of embeddings.
+    folder : path
+        Where the model lies.
+
+    Raises
+    ------
+    DataError
+    """
+    if len(tokenizer) > size:
+        raise DataError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens and the "
+            f"model embeddings for {size}: they do not belong together. Put "
+            "the tokenizer.json that the model was trained with beside it."
+        )
 
 
 def load_weights(kind, folder):
@@ -228,6 +309,11 @@ def load_weights(kind, folder):
             f"{folder}/model.safetensors lacks weights: "
             + ", ".join(sorted(report["missing_keys"])[:3])
         )
+    # Loaded tensors may be views of the file, and Windows neither replaces
+    # nor removes a file that is mapped.
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
     return model.eval()
 
 
@@ -247,30 +333,46 @@ def load_tokenizer(name="tales"):
     """
     from transformers import PreTrainedTokenizerFast
 
-    if str(name) == "tales":
+    if isinstance(name, str) and name == "tales":
+        note_other_meaning(name)
         file = verified("tokenizer") / "tokenizer.json"
+    elif not _is_known(name) and os.path.isfile(user_path(name)):
+        file = user_path(name)
     else:
-        source = Path(name) if Path(name).exists() else locate(name)
-        file = source / "tokenizer.json" if source.is_dir() else source
+        file = locate(name) / "tokenizer.json"
     if not file.is_file():
         raise DataError(f"there is no tokenizer.json in {file.parent}")
     try:
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_file=str(file),
-            eos_token="<|endoftext|>",
-            bos_token="<|endoftext|>",
-            pad_token="<|endoftext|>",
+            eos_token=END,
+            bos_token=END,
+            pad_token=END,
             clean_up_tokenization_spaces=False,
         )
     except Exception as error:
         raise DataError(
             f"{file} cannot be read as a tokenizer: {error}"
         ) from error
+    if not _has_end(file):  # it would get an id behind the last
+        raise DataError(
+            f"{file} has no {END} token, which ends and pads texts here"
+        )
     return tokenizer
+
+
+def _has_end(file):
+    """Whether a tokenizer's file holds the end-of-text token itself."""
+    content = json.loads(file.read_text("utf-8"))
+    added = [token["content"] for token in content.get("added_tokens", ())]
+    return END in added or END in content["model"].get("vocab", ())
 
 
 def locate(name):
     """Turn a model's name into a folder on this machine.
+
+    A name of the book, or one of `HUB_NAMES`, means just that; a folder of
+    the same name is ``./NAME``, or a `pathlib.Path`.
 
     Raises
     ------
@@ -281,21 +383,58 @@ def locate(name):
     """
     if not str(name).strip():
         raise ValueError("the model's name is empty; try 'tales-gpt2'")
-    path = Path(name).expanduser()
-    if path.is_dir():
+    if _is_known(name):
+        note_other_meaning(name)
+        if name in HUB_NAMES:
+            return _from_hub(name)
+        return verified("checkpoints", name)
+    path = user_path(name)
+    if os.path.isdir(path):
         return path
-    if path.is_absolute() or str(name).startswith((".", "~")):
+    if os.path.lexists(path):
+        raise DataError(f"{path} is no folder; give the folder of a model")
+    if _is_path(name, path):
         raise DataError(f"there is no folder {path}")
-    if (data_path() / "checkpoints" / str(name)).is_dir():
-        return verified("checkpoints", str(name))
-    if "/" not in str(name) and name not in HUB_NAMES:
-        known = [*checkpoints(), *HUB_NAMES]
-        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
+    if "/" not in name:
+        known = {n.lower(): n for n in (*checkpoints(), *HUB_NAMES)}
+        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)
         raise ValueError(
-            f"unknown model {name!r}; did you mean {near[0]!r}? Known: "
-            f"{', '.join(known)}, OWNER/NAME on the hub, or a local folder."
+            f"unknown model {name!r}; did you mean {known[near[0]]!r}? Known: "
+            f"{', '.join(known.values())}, OWNER/NAME on the hub, or a local "
+            "folder."
         )
-    return _from_hub(str(name))
+    return _from_hub(name)
+
+
+def _is_known(name):
+    """Whether a name, not a path, is of the book or of `HUB_NAMES`."""
+    return isinstance(name, str) and (
+        name in HUB_NAMES or name in checkpoints()
+    )
+
+
+def note_other_meaning(name):
+    """Warn if a name of the book is that of a file or folder here, too."""
+    if os.path.lexists(name):
+        warnings.warn(
+            f"{name} is the book's own here; to use what stands in this "
+            f"folder under that name, write ./{name}",
+            TwoMeanings,
+            stacklevel=2,
+        )
+
+
+def _is_path(name, path):
+    """Whether a name of something absent can only be meant as a path."""
+    return (
+        not isinstance(name, str)
+        or path.is_absolute()
+        or name.startswith((".", "~"))
+        or "\\" in name
+        or re.match(r"[A-Za-z]:", name) is not None
+        or ("/" in name and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is None)
+        or ("/" in name and os.path.isdir(path.parent))
+    )
 
 
 def _from_hub(name):
@@ -344,12 +483,33 @@ def reach_hub(advice):
     if constants.HF_HUB_OFFLINE:
         raise DataError(advice + " (HF_HUB_OFFLINE is set.)")
     hub = urlsplit(constants.ENDPOINT)
-    port = hub.port or {"http": 80}.get(hub.scheme, 443)
+    through = None
+    usual = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
     try:
-        socket.create_connection((hub.hostname, port), timeout=3).close()
-    except OSError as error:
-        if not os.environ.get("HTTPS_PROXY"):
-            raise DataError(advice) from error
+        through = _proxy(hub)
+        host = through or hub
+        address = host.hostname, host.port or usual.get(host.scheme, 443)
+        socket.create_connection(address, timeout=3).close()
+    except (OSError, ValueError, UnicodeError) as error:
+        if through:
+            advice += f" (The proxy {host.hostname} does not answer.)"
+        raise DataError(advice) from error
+
+
+def _proxy(address):
+    """The proxy that leads to an address, taken apart; None without one.
+
+    Python knows every spelling of the variables, and the settings of Windows
+    and macOS.
+    """
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies, proxy_bypass
+
+    proxies = getproxies()
+    proxy = proxies.get(address.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(address.hostname or ""):
+        return None
+    return urlsplit(proxy if "://" in proxy else f"http://{proxy}")
 
 
 def check_architecture(folder, wanted):
@@ -359,7 +519,12 @@ def check_architecture(folder, wanted):
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         kind = config.get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        final = folder / "final"
+        if (final / "config.json").is_file():
+            raise DataError(
+                f"{folder} is the folder of a run; its model is {final}"
+            ) from error
         raise DataError(
             f"{folder} holds no readable config.json ({error})"
         ) from error

@@ -4,20 +4,21 @@ import os
 import re
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 
 from . import resources, tales
 
 __all__ = [
     "Corpus",
     "check_known",
+    "check_text",
+    "count_cut",
     "decode_batch",
     "encode_batch",
     "load",
     "pad_prompts",
 ]
 
-END = "<|endoftext|>"
+END = resources.END
 
 # So many tales the checkpoints were trained on.
 TRAIN_TALES = 100_000
@@ -34,11 +35,14 @@ class Corpus:
     ----------
     name : str
     train, valid : list of str
+    left_out : int
+        Texts of a file that are neither, since fewer were asked for.
     """
 
     name: str
     train: list = field(repr=False)
     valid: list = field(repr=False)
+    left_out: int = 0
 
 
 def load(name="tales", size=20_000, valid_size=1_000):
@@ -52,7 +56,8 @@ def load(name="tales", size=20_000, valid_size=1_000):
         environment variable ``DBLM_TINYSTORIES`` (files ``train.txt`` and
         ``valid.txt``), else streamed from the hub.
         A path: your own text file; blank lines (or ``<|endoftext|>`` lines)
-        separate its texts, and every tenth text is held out.
+        separate its texts, and every tenth text is held out. A file that
+        is called like one of the above is ``./tales``, or a `pathlib.Path`.
     size, valid_size : int
         At most so many texts; at least 1.
 
@@ -72,17 +77,23 @@ def load(name="tales", size=20_000, valid_size=1_000):
     """
     for count in (size, valid_size):
         _check_count(count)
-    if str(name) == "tales":
+    if isinstance(name, str) and name in ("tales", "tinystories"):
+        resources.note_other_meaning(name)
+    if isinstance(name, str) and name == "tales":
         train = tales.corpus(size, seed=_TRAIN_SEED)
         valid = tales.corpus(valid_size, seed=_VALID_SEED)
         return Corpus("tales", train, valid)
-    if str(name) == "tinystories":
-        folder = os.environ.get("DBLM_TINYSTORIES")
+    if isinstance(name, str) and name == "tinystories":
         parts = ("train", size), ("valid", valid_size)
-        read = _read_tinystories if folder else _stream_tinystories
-        return Corpus("tinystories", *[read(*part) for part in parts])
-    path = Path(name).expanduser()
-    if not path.is_file():
+        if not os.environ.get("DBLM_TINYSTORIES"):
+            found = [_stream_tinystories(*part) for part in parts]
+            return Corpus("tinystories", *found)
+        found = [_read_tinystories(part) for part, _ in parts]
+        train, valid = found[0][:size], found[1][:valid_size]
+        left_out = len(found[0]) - len(train) + len(found[1]) - len(valid)
+        return Corpus("tinystories", train, valid, left_out)
+    path = resources.user_path(name)
+    if not os.path.isfile(path):
         raise ValueError(
             f"no corpus {str(name)!r}: give 'tales', 'tinystories' or the "
             "path of a text file"
@@ -95,7 +106,8 @@ def load(name="tales", size=20_000, valid_size=1_000):
         )
     valid = texts[::10][:valid_size]
     train = [text for i, text in enumerate(texts) if i % 10][:size]
-    return Corpus(path.name, train, valid)
+    left_out = len(texts) - len(train) - len(valid)
+    return Corpus(path.name, train, valid, left_out)
 
 
 def _check_count(count):
@@ -121,15 +133,16 @@ def _split(path):
     return [part.strip() for part in parts if part.strip()]
 
 
-def _read_tinystories(part, count):
+def _read_tinystories(part):
     """Real stories from the folder that ``DBLM_TINYSTORIES`` names."""
-    path = Path(os.environ["DBLM_TINYSTORIES"]).expanduser() / f"{part}.txt"
-    if not path.is_file():
+    folder = resources.user_path(os.environ["DBLM_TINYSTORIES"])
+    path = folder / f"{part}.txt"
+    if not os.path.isfile(path):
         raise resources.DataError(
             f"there is no {path}: DBLM_TINYSTORIES must name a folder with "
             "train.txt and valid.txt, or be unset"
         )
-    return _split(path)[:count]
+    return _split(path)
 
 
 def _stream_tinystories(part, count):
@@ -180,9 +193,10 @@ def encode_batch(texts, tokenizer, seq_len):
     Raises
     ------
     ValueError
-        If there are no texts, or no position to write them on.
+        If there are no texts, or no position to write them on, or if a
+        text is no valid Unicode.
     TypeError
-        If ``texts`` is a single string.
+        If ``texts`` is a single string, or one of them is no string.
     """
     import torch
 
@@ -190,6 +204,8 @@ def encode_batch(texts, tokenizer, seq_len):
         raise TypeError("texts must be a list; got one string: write [text]")
     if not texts:
         raise ValueError("no texts to encode: the list is empty")
+    for words in texts:
+        check_text(words)
     if seq_len < 1:
         raise ValueError(f"seq_len must be at least 1; got {seq_len}")
     end = tokenizer.eos_token_id
@@ -201,6 +217,37 @@ def encode_batch(texts, tokenizer, seq_len):
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = True
     return ids, mask
+
+
+def count_cut(ids, mask, tokenizer):
+    """How many of the texts that `encode_batch` wrote were cut off.
+
+    Parameters
+    ----------
+    ids, mask : tensors, shape ``(batch, seq_len)``
+    tokenizer : transformers.PreTrainedTokenizerFast
+
+    Returns
+    -------
+    int
+        Texts whose end-of-text token found no room.
+    """
+    cut = mask.all(dim=1) & (ids[:, -1] != tokenizer.eos_token_id)
+    return int(cut.sum())
+
+
+def check_text(words):
+    """Refuse what is no text: no string, or halves of characters."""
+    if not isinstance(words, str):
+        raise TypeError(f"a text must be a string; got {words!r}")
+    try:
+        words.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text is not valid Unicode: its character {error.start + 1}, "
+            f"{words[error.start]!r}, is none (was it typed or saved in an "
+            "encoding other than UTF-8?)"
+        ) from error
 
 
 def decode_batch(ids, tokenizer):
@@ -223,8 +270,12 @@ def check_known(words, tokenizer):
     Raises
     ------
     ValueError
+        Or if it is no valid Unicode.
+    TypeError
+        If it is no string.
     """
-    if not isinstance(words, str) or not words.strip():
+    check_text(words)
+    if not words.strip():
         raise ValueError(
             f"the text is empty ({words!r}): give at least one word"
         )
@@ -258,12 +309,18 @@ def pad_prompts(prompts, tokenizer):
     Raises
     ------
     ValueError
-        If there are no prompts.
+        If there are no prompts, or one is no valid Unicode.
+    TypeError
+        If ``prompts`` is a single string, or one of them is no string.
     """
     import torch
 
+    if isinstance(prompts, str):
+        raise TypeError("prompts must be a list: write [prompt]")
     if not prompts:
         raise ValueError("no prompts to encode: the list is empty")
+    for words in prompts:
+        check_text(words)
     rows = tokenizer(list(prompts))["input_ids"]
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     given = torch.zeros_like(ids, dtype=torch.bool)

@@ -26,6 +26,7 @@ from dblm_lib import (
     text,
     training,
 )
+from dblm_lib.cli import info, parser, printing, sample
 
 COMMANDS = ("sample", "eval", "train", "denoise", "info")
 # What a quick run needs; the examples of the help texts get it too.
@@ -108,7 +109,13 @@ def test_every_option_is_explained(command, capsys):
 
 def examples():
     """The command lines that stand in the help texts."""
-    texts = cli._EPILOG, cli._SAMPLE, cli._EVAL, cli._TRAIN, cli._DENOISE
+    texts = (
+        parser._EPILOG,
+        parser._SAMPLE,
+        parser._EVAL,
+        parser._TRAIN,
+        parser._DENOISE,
+    )
     for line in "\n".join(texts).splitlines():
         if line.startswith("  dblm "):
             yield re.split(r"\s{3,}", line.strip())[0]
@@ -237,7 +244,7 @@ def test_sample_is_by_the_books_own_model(capsys):
         generator=torch.Generator().manual_seed(7),
     )
     texts = text.decode_batch(ids, resources.load_tokenizer())
-    assert out.splitlines() == [cli._printable(words) for words in texts]
+    assert out.splitlines() == [printing.printable(words) for words in texts]
     assert run(capsys, *options, "--model", "tales-dblm")[1] == out
 
 
@@ -352,7 +359,7 @@ def test_control_characters_never_reach_the_terminal(capsys):
 def test_on_a_terminal_lines_are_wrapped_behind_the_label(capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")
-    cli._say("word " * 30, "   1.00  ")
+    printing.say("word " * 30, "   1.00  ")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 2 and max(map(len, lines)) <= 60
     assert lines[0].startswith("   1.00  word")
@@ -363,7 +370,7 @@ def test_on_a_terminal_lines_are_wrapped_behind_the_label(capsys, monkeypatch):
 
 
 def test_train_leaves_a_model_that_can_be_sampled(trained, capsys):
-    kept = json.loads((trained / "run.json").read_text("utf-8"))
+    kept = json.loads((trained / "run.json").read_text("utf-8"))["settings"]
     assert kept["steps"] == 3 and kept["seq_len"] == 16
     names = {path.name for path in (trained / "final").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
@@ -484,7 +491,7 @@ def test_info_as_json(capsys):
 
 
 def test_info_measures_again_if_asked(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_measure", lambda: {"valid_nats": 25.25})
+    monkeypatch.setattr(info, "_measure", lambda: {"valid_nats": 25.25})
     assert "valid nats  25.25" in run(capsys, "info", "--measure")[1]
     facts = json.loads(run(capsys, "info", "--measure", "--json")[1])
     assert facts["measured now"] == {"valid_nats": 25.25}
@@ -619,7 +626,7 @@ def test_ctrl_c(capsys, monkeypatch):
     def stop(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_sample", stop)
+    monkeypatch.setattr(sample, "run", stop)
     assert "stopped" in mistake(capsys, "sample", code=130)
 
 
@@ -627,7 +634,7 @@ def test_failures_of_the_machine_and_of_ours(capsys, monkeypatch):
     def fail(options):
         raise error
 
-    monkeypatch.setattr(cli, "_sample", fail)
+    monkeypatch.setattr(sample, "run", fail)
     for error in (
         FloatingPointError("the loss is nan"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
@@ -652,7 +659,7 @@ def script():
 
 
 def command():
-    return script() or [sys.executable, "-m", "dblm_lib.cli"]
+    return script() or [sys.executable, "-m", "dblm_lib"]
 
 
 @pytest.mark.skipif(script() is None, reason="dblm is not installed here")

@@ -573,6 +573,7 @@ FLOORS = {
     "schedules": 0,
     "tales": 0,
     "text": 0,
+    "storage": 0,
     "resources": 0,
 }
 

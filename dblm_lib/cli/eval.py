@@ -1,0 +1,130 @@
+"""``dblm eval``: the figures of what a model writes."""
+
+import json
+import sys
+import time
+
+from .. import resources
+from .models import any_model
+
+__all__ = ["run"]
+
+# What is printed of a report: name, words, and how the number is written.
+_FIGURES = (
+    ("coherent", "hold together", "share"),
+    ("distinct", "differ from each other", "share"),
+    ("copied", "copied from the training text", "share"),
+    ("judge", "nats a token, by the judge", "number"),
+    ("above_real", "the same, above real tales", "signed"),
+    ("entropy", "entropy of single tokens, nats", "number"),
+    ("distinct_2", "different pairs of tokens", "share"),
+    ("repeats", "tokens like their left neighbour", "share"),
+    ("tokens", "tokens a text", "number"),
+)
+_WRITTEN = {"share": "{:.1%}", "number": "{:.3f}", "signed": "{:+.3f}"}
+_TITLES = {
+    "beginnings": "beginnings of held-out tales, continued",
+    "prompts": "texts behind the proposal's prompts, which begin no tale:\n"
+    "only what follows is measured, put behind an opening of the grammar",
+    "left to right": "texts, written from left to right",
+    "real tales": "held-out tales, for comparison",
+}
+
+
+def run(options):
+    """Let a model write, measure it, and print the figures."""
+    from .. import evaluation
+
+    start = time.perf_counter()
+    model, tokenizer = any_model(options.name)
+    model.to(resources.device())
+    steps = list(dict.fromkeys(options.steps))
+    samples = options.samples or evaluation.affordable(
+        model, tokenizer, steps, options.continued
+    )
+    if samples < (options.samples or evaluation.SAMPLES):
+        print(
+            f"{samples} texts for each number of steps: more would take this "
+            f"machine over five minutes (--samples {evaluation.SAMPLES} for "
+            "all).",
+            file=sys.stderr,
+        )
+    found = evaluation.evaluate(
+        model,
+        tokenizer,
+        samples=samples,
+        steps=steps,
+        seed=options.seed,
+        continued=options.continued,
+        progress=sys.stderr.isatty(),
+    )
+    recorded = _recorded(options.name)
+    facts = {
+        "name": options.name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "judge": evaluation.JUDGE,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    differing = evaluation.differing(found, recorded)
+    if options.json:
+        facts |= {"evaluation": found, "manifest": recorded}
+        print(json.dumps(facts | {"differing": differing}, indent=1))
+        return
+    print(
+        f"{facts['name']}: {facts['parameters']:,} parameters, judged by "
+        f"{facts['judge']}; {facts['seconds']:.0f} s in all"
+    )
+    for title, report in found.items():
+        beside = dict(recorded.get(title, {}))
+        if beside.get("texts") != report["texts"]:
+            for figure in evaluation.COUNTED:
+                beside.pop(figure, None)
+        _print_report(title, report, beside)
+    _print_differing(differing, found, recorded)
+
+
+def _recorded(name):
+    """The evaluation of a model that MANIFEST.json holds; may be empty."""
+    from .. import metrics
+
+    record = resources.manifest()["artifacts"].get(str(name), {})
+    figures = record.get("metrics", {})
+    if "coherent_share_of_500" in figures:  # all that is kept of tales-gpt2
+        share = figures["coherent_share_of_500"]
+        row = {"texts": 500, "coherent": share}
+        row["coherent_interval"] = metrics.interval(round(500 * share), 500)
+        return {"left to right": row, **figures.get("evaluation", {})}
+    return figures.get("evaluation", {})
+
+
+def _print_report(title, report, recorded):
+    words = _TITLES.get(title, f"texts, written in {title}")
+    seconds = f" ({report['seconds']:.0f} s)" if "seconds" in report else ""
+    print(f"\n{report['texts']:,} {words}{seconds}")
+    heads = "", "here", "95 % interval", "MANIFEST" if recorded else ""
+    print("  {:32}  {:>8}  {:>18}  {:>8}".format(*heads).rstrip())
+    for name, label, kind in _FIGURES:
+        if name not in report:
+            continue
+        written = _WRITTEN[kind].format
+        low, high = map(written, report[f"{name}_interval"])
+        there = written(recorded[name]) if name in recorded else ""
+        ends = f"{low} to {high}"
+        print(
+            f"  {label:32}  {written(report[name]):>8}  {ends:>18}  "
+            f"{there:>8}".rstrip()
+        )
+    broken = ", ".join(f"{k} {n}" for k, n in report["broken"].items())
+    if broken:
+        print(f"  first broken: {broken}")
+
+
+def _print_differing(differing, found, recorded):
+    """Say whether the figures are those of MANIFEST.json."""
+    if not set(found) & set(recorded):
+        return
+    if differing:
+        print("\nBeyond sampling error of MANIFEST.json (3 standard errors):")
+        print("\n".join(f"  {name}" for name in differing))
+    else:
+        print("\nAll figures equal MANIFEST.json within sampling error.")

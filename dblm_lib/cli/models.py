@@ -1,0 +1,134 @@
+"""The models that a command works with, and their tokenizers."""
+
+import json
+
+from .. import resources
+from .parser import EXACT, MODEL
+from .printing import note
+
+__all__ = ["any_model", "canvas_of", "check_room", "default_model", "load"]
+
+CANVAS = 64  # tokens: of tales, and of models that do not say
+_LONGEST = 256  # that the exact denoiser is made for
+
+
+def canvas_of(model):
+    """The number of tokens that a model was trained on: its canvas."""
+    config = getattr(model, "config", None)
+    own = getattr(config, "seq_len", None) or CANVAS
+    return min(own, longest_of(model))
+
+
+def longest_of(model):
+    """The number of positions that a model knows."""
+    config = getattr(model, "config", None)
+    if config is None:
+        return _LONGEST
+    return config.max_position_embeddings - config.shift
+
+
+def check_room(name, model, length):
+    """Refuse a canvas that is longer than the model."""
+    longest = longest_of(model)
+    if length > longest:
+        raise ValueError(
+            f"{name} knows {longest} positions: --length is {longest} at "
+            f"most, not {length}"
+        )
+
+
+class _ByHeart:
+    """The exact denoiser of some tales, in the place of a trained model."""
+
+    def __init__(self, tokenizer, extra, length):
+        import torch
+
+        from .. import decoding, noising, schedules, text
+
+        texts = [*extra, *text.load("tales", size=2000, valid_size=1).train]
+        ids, _ = text.encode_batch(texts, tokenizer, length)
+        self._table = noising.random_table(
+            len(tokenizer), 32, torch.Generator().manual_seed(20221)
+        )  # its own seed: the noise must not repeat the table's numbers
+        self.schedule = schedules.LogUniform(0.05, 20)
+        self._denoise = decoding.empirical_denoiser(
+            self._table[ids], self.schedule
+        )
+
+    def __call__(self, zt, t):
+        return self._denoise(zt, t)
+
+    def table(self):
+        return self._table
+
+    def embed(self, ids):
+        return self._table[ids]
+
+    def parameters(self):
+        yield self._table
+
+    def eval(self):
+        return self
+
+
+def load(name, extra=(), length=None):
+    """A trained denoiser or the exact one, and its tokenizer.
+
+    Parameters
+    ----------
+    name : str
+    extra : sequence of str
+        Texts that the exact one is to know, besides its tales.
+    length : int, optional
+        Of its canvas.
+    """
+    from .. import denoiser
+
+    if name == EXACT:
+        resources.note_other_meaning(name)
+        tokenizer = resources.load_tokenizer("tales")
+        length = CANVAS if length is None else length
+        if length > _LONGEST:
+            raise ValueError(
+                f"{EXACT} writes texts of {_LONGEST} tokens at most, not "
+                f"{length}: lower --length"
+            )
+        return _ByHeart(tokenizer, extra, length), tokenizer
+    model = denoiser.load(name)
+    return model, _tokenizer(name, len(model.table()))
+
+
+def _tokenizer(name, size):
+    """The tokenizer that lies beside a trained model, else that of tales."""
+    folder = resources.locate(name)
+    own = (folder / "tokenizer.json").is_file()
+    tokenizer = resources.load_tokenizer(name if own else "tales")
+    resources.check_vocabulary(tokenizer, size, folder)
+    return tokenizer
+
+
+def default_model():
+    """The book's denoiser; in its absence the exact one."""
+    if MODEL in resources.checkpoints():
+        return MODEL
+    note(
+        f"{MODEL} is not in {resources.data_path()}: using the exact denoiser"
+    )
+    return EXACT
+
+
+def any_model(name):
+    """A denoiser or a language model, and its tokenizer."""
+    if name == EXACT:
+        raise ValueError(
+            f"{EXACT} knows its texts by heart: there is nothing to measure"
+        )
+    file = resources.locate(name) / "config.json"
+    try:
+        config = json.loads(file.read_text("utf-8"))
+        kind = config.get("model_type")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        kind = None  # loading will say what is wrong
+    if kind == "gpt2":
+        return resources.load_backbone(name)
+    return load(name)
