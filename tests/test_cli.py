@@ -27,6 +27,7 @@ from dblm_lib import (
     training,
 )
 from dblm_lib.cli import info, parser, printing, sample
+from dblm_lib.training.checkpoints import Checkpoints
 
 COMMANDS = ("sample", "eval", "train", "denoise", "info")
 # What a quick run needs; the examples of the help texts get it too.
@@ -386,15 +387,15 @@ def test_a_resumed_run_ends_with_the_same_model(
 ):
     """Stopped by Ctrl-C after two steps, resumed without its settings."""
     out = tmp_path / "stopped"
-    save, saved = training._save, []
+    save, saved = Checkpoints.save, []
 
-    def stop_after_two(folder, done, *rest):
-        save(folder, done, *rest)
+    def stop_after_two(self, done, history):
+        save(self, done, history)
         saved.append(done)
         if saved == [1, 2]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_save", stop_after_two)
+    monkeypatch.setattr(Checkpoints, "save", stop_after_two)
     arguments = "train", "--out", out
     code, _, error = run(capsys, *arguments, "--text", stories, *QUICK)
     assert code == 130
@@ -616,7 +617,7 @@ def test_a_damaged_checkpoint_is_not_resumed(trained, tmp_path, capsys):
     content[-1] ^= 1
     weights.write_bytes(content)
     message = mistake(capsys, "train", "--out", out, "--resume", code=1)
-    assert "is damaged" in message and "sha256" in message
+    assert "is damaged" in message and "has changed" in message
     (out / "run.json").write_text("{")
     message = mistake(capsys, "train", "--out", out, "--resume", code=1)
     assert "run.json is missing or damaged" in message

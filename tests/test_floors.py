@@ -9,6 +9,27 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def test_the_reader_of_imports_sees_every_form():
+    """Or the tests below could not fail."""
+    source = (
+        "from . import a, b as c\nfrom .d import e\nimport dblm_lib.f\n"
+        "from dblm_lib import __version__, g\nfrom dblm_lib.h import i\n"
+        "import os\nfrom ..other import j\ndef later():\n    from . import z\n"
+    )
+    assert floors.imported(source) == set("abdfghz")
+    inside = "from .. import a\nfrom ..b import c\nfrom . import d\n"
+    assert floors.imported(inside, level=2) == set("ab")
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Take away what imports nothing of the rest, until nothing is left."""
+    left = floors.imports()
+    while left:
+        free = {m for m, others in left.items() if not others & set(left)}
+        assert free, f"a circle among {sorted(left)}"
+        left = {m: others for m, others in left.items() if m not in free}
+
+
 def test_imports_go_down():
     assert list(floors.broken_rules()) == []
 

@@ -51,16 +51,35 @@ def imports():
     found = {name: set() for name in files().values()}
     for path, name in files().items():
         inside = len(path.relative_to(LIBRARY).parts)
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if not isinstance(node, ast.ImportFrom):
-                continue
-            if node.level == inside:  # from . or .. of the package itself
-                parts = (node.module or "").split(".")
-                named = [a.name for a in node.names] if not parts[0] else parts
-                found[name] |= {n for n in named if n in found}
-    for name, others in found.items():
-        others.discard(name)
+        named = imported(path.read_text("utf-8"), inside)
+        found[name] |= {n for n in named if n in found and n != name}
     return found
+
+
+def imported(source, level=1):
+    """The modules of ours that a module imports, in whichever form.
+
+    Parameters
+    ----------
+    source : str
+    level : int
+        How many dots lead from it to the package: 2 in a folder of it.
+    """
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level == level:
+                parts = module.split(".")
+            elif not node.level and module.split(".")[0] == "dblm_lib":
+                parts = module.split(".")[1:] or [""]
+            else:
+                continue
+            names |= {parts[0]} if parts[0] else {a.name for a in node.names}
+        elif isinstance(node, ast.Import):
+            parts = [alias.name.split(".") for alias in node.names]
+            names |= {p[1] for p in parts if p[0] == "dblm_lib" and p[1:]}
+    return {name for name in names if not name.startswith("__")}
 
 
 def floor_of(name):
