@@ -26,6 +26,7 @@ help:
 	@echo "make refresh      run the chapters and store their outputs"
 	@echo "make checkpoints  train the embedded checkpoints again (hours)"
 	@echo "make lint         check style and formatting, notebooks included"
+	@echo "                  (scripts and styles too, where npm is)"
 	@echo "make clean        remove what was built (distclean: .venv too)"
 
 # One environment, .venv; a stamp for each set of packages put into it.
@@ -72,9 +73,19 @@ refresh: $(VENV)/.test
 checkpoints: $(VENV)/.test
 	$(BIN)/python tools/make_checkpoints.py
 
-lint: $(VENV)/.test
+# Biome checks JavaScript and CSS, in the version of package-lock.json.
+NPM := $(shell command -v npm 2>/dev/null)
+
+lint: $(VENV)/.test $(if $(NPM),node_modules/.package-lock.json)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(if $(NPM),node_modules/.bin/biome ci --error-on-warnings,@echo \
+	  "NOT CHECKED: scripts and styles (dblm_lib/widgets, _static)." \
+	  "Their linter needs npm, which comes with Node.js.")
+
+node_modules/.package-lock.json: package-lock.json package.json
+	$(NPM) ci --no-audit --no-fund
+	@touch $@
 
 clean:
 	rm -rf _build build dist *.egg-info
@@ -83,4 +94,4 @@ clean:
 	  -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) node_modules

@@ -5,8 +5,8 @@
 - One line under each chapter's title: how long it ran here, how long on a
   GPU (``chapters/gpu_times.json``), how long it reads.
 - MathJax is copied from an installed package, so no page needs a network.
-- Scripts that would be written twice are written once, icons that no page
-  shows are left out.
+- Scripts that would be written twice are written once, the code of the
+  interactive figures once a page; icons that no page shows are left out.
 """
 
 import hashlib
@@ -310,6 +310,46 @@ def drop_needless_scripts(app, pagename, templatename, context, doctree):
     context["script_files"] = kept
 
 
+# An element of a figure that holds code, and the parts of the code: see
+# dblm_lib/widgets/code.py. A part goes on to the next one.
+CODE = re.compile(r"<(style|script)>(/\*dblm .*?)</\1>\n?", re.DOTALL)
+PART = re.compile(r"/\*dblm (\S+)\*/.*?(?=/\*dblm |\Z)", re.DOTALL)
+
+
+def keep_code_once(html):
+    """Return a page on which each part of the figures' code stands once.
+
+    An output of a notebook carries all that its figure needs. On a page the
+    first copy serves all figures: a style reaches the whole page, a script
+    starts the figures below it when the page has been read. Where two
+    figures come with different versions of a part (outputs of two versions
+    of the library), all stay as they are: the versions need not agree.
+    """
+    parts = {
+        (part[1], part[0])
+        for code in CODE.finditer(html)
+        for part in PART.finditer(code[2])
+    }
+    if len({name for name, _ in parts}) < len(parts):
+        return html
+    seen = set()
+
+    def keep(code):
+        names = {part[1]: part[0] for part in PART.finditer(code[2])}
+        new = [name for name in names if name not in seen]
+        seen.update(new)
+        kept = "".join(names[name] for name in new)
+        return f"<{code[1]}>{kept}</{code[1]}>\n" if kept else ""
+
+    return CODE.sub(keep, html)
+
+
+def share_figure_code(app, pagename, templatename, context, doctree):
+    """Write the code of a page's figures once."""
+    if "body" in context:
+        context["body"] = keep_code_once(context["body"])
+
+
 # One icon in the theme's script: name, size, other names, code, path.
 ICON = re.compile(
     r'"?([\w-]+)"?:\[\d+,\d+,\[([^\]]*)\],"\w+",'
@@ -362,5 +402,6 @@ def setup(app):
     app.connect("env-get-outdated", outdated_chapters)
     app.connect("doctree-read", add_running_note)
     app.connect("build-finished", drop_unused_icons)
+    app.connect("html-page-context", share_figure_code)
     app.connect("html-page-context", drop_needless_scripts, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
