@@ -36,6 +36,8 @@ from pathlib import Path
 import machine_kernel
 import marked
 
+from dblm_lib import storage
+
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "_build" / "machines.json"
 ROOM = ROOT / "tests" / "assertions.json"
@@ -125,9 +127,12 @@ print(json.dumps({n: m.version(n).partition("+")[0] for n in names}))
 def of_python(path):
     """Describe another Python by the versions that it brings."""
     path = os.path.abspath(path)  # a symbolic link is the environment
-    asked = subprocess.run(
-        [path, "-c", VERSIONS], check=False, capture_output=True, text=True
-    )
+    try:
+        asked = subprocess.run(
+            [path, "-c", VERSIONS], check=False, capture_output=True, text=True
+        )
+    except OSError as error:
+        raise SystemExit(f"{path} does not run: {error}") from error
     if asked.returncode:
         raise SystemExit(
             f"{path} does not run, or lacks a library:\n{asked.stderr[-500:]}"
@@ -243,10 +248,7 @@ def kept():
 
 def keep(name, result):
     """Add a run to those kept, in one step."""
-    KEPT.parent.mkdir(parents=True, exist_ok=True)
-    temporary = KEPT.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**kept(), name: result}), "utf-8")
-    os.replace(temporary, KEPT)
+    storage.write_text(KEPT, json.dumps({**kept(), name: result}))
 
 
 # --- all of them ------------------------------------------------------------
@@ -419,7 +421,7 @@ def main(arguments=None):
     if options.page:
         marked.write(TABLE, table(machines, chapters, results))
         text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-        ROOM.write_text(text, encoding="utf-8", newline="\n")
+        storage.write_text(ROOM, text)
     tight = narrow(found) if len(machines) > 1 else []
     for sentence in tight:
         print(f"too little room: {sentence}")
