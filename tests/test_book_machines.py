@@ -111,6 +111,7 @@ def outcomes(monkeypatch, tmp_path):
 
     monkeypatch.setattr(machines, "run", run)
     monkeypatch.setattr(machines, "KEPT", tmp_path / "kept.json")
+    monkeypatch.setattr(machines, "ROOM", tmp_path / "room.json")
     return ran
 
 
@@ -148,6 +149,25 @@ def test_too_little_room_fails(outcomes, capsys):
     said = capsys.readouterr().out
     assert "too little room" in said and "a < b" in said
     assert "b < c" not in said
+
+
+def test_one_machine_is_held_against_what_many_were_seen_to_do(
+    outcomes, capsys
+):
+    """CI runs one; the distances of all are in a file."""
+    chapter = CHAPTERS[0]
+    many = {"a < b": {"distance": 1.0}, "b < c": {"distance": 0.5}}
+    machines.ROOM.write_text(json.dumps({chapter.stem: many}), "utf-8")
+    assert machines.main(["--only", "here", str(chapter)]) == 0
+    assert machines.main(["--only", "1-thread", str(chapter)]) == 1
+    assert "a < b: distance 1.0, room 0.05" in capsys.readouterr().out
+
+
+def test_chapters_may_run_side_by_side(outcomes):
+    command = ["--only", "here,plain", "--jobs", "3"]
+    command += [str(path) for path in CHAPTERS[:3]]
+    assert machines.main(command) == 0
+    assert len(outcomes) == 6
 
 
 @pytest.mark.parametrize(
@@ -304,6 +324,36 @@ def test_rough_sums_are_repeatable_and_only_in_single_precision(monkeypatch):
     assert 1e-7 < change.mean() < change.max() < 2e-6
     assert torch.equal(other, a[0] @ a[1])
     assert torch.equal(double, a[0].double() @ a[1].double())
+
+
+# --- what was recorded ------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_each_assertion_holds_with_room(path):
+    """On all machines it keeps a fifth of its distance to failing."""
+    found = machines.recorded()[path.stem]
+    wanted = machines.asserted(json.loads(path.read_text("utf-8")))
+    again = "run `python tools/machines.py --page`"
+    assert wanted == set(found), again
+    assert machines.narrow({path.stem: found}) == []
+
+
+def test_comparisons_of_a_notebook_are_named_as_they_are_recorded(tmp_path):
+    source = (
+        "x = torch.ones(2)\nfor i in x:\n    assert 0 < i\n"
+        "assert (x < 2).all() and x.sum() > 1, 'words'\n"
+        "torch.testing.assert_close(x, x)\n"
+    )
+    record = machine_kernel.Record(tmp_path / "record.json")
+    tree = machine_kernel.Asserts().visit(ast.parse(source))
+    space = {"torch": torch, "__compare__": record.compare}
+    space["__close__"] = record.close
+    exec(compile(tree, "cell", "exec"), space)  # noqa: S102
+    cell = {"cell_type": "code", "metadata": {}, "source": source}
+    live = {**cell, "metadata": {"tags": ["live"]}, "source": "assert 1 < 2"}
+    assert machines.asserted({"cells": [cell, live]}) == set(record.found)
+    assert len(record.found) == 4
 
 
 # --- the page ---------------------------------------------------------------
