@@ -245,6 +245,45 @@ def test_weekly_run_is_unpinned_and_reports():
     assert "gh issue create" in text and "gh issue comment" in text
 
 
+def test_weekly_run_is_on_every_machine():
+    """Each of ``tools/machines.py`` in one group; CI takes one beside."""
+    import machines
+
+    matrix = JOBS["weekly.yml:machines"]["strategy"]["matrix"]
+    names = ",".join(matrix["machines"]).split(",")
+    assert sorted(names) == sorted(m.name for m in machines.MACHINES)
+    ci = (ROOT / ".ci" / "run").read_text("utf-8")
+    (other,) = re.findall(
+        r"tools/machines\.py --only ([\w-]+)$", ci, re.MULTILINE
+    )
+    assert set(other.split(",")) < set(names) - {"here"}
+
+
+def test_weekly_run_is_on_the_oldest_that_the_metadata_allows():
+    """The versions in the command are the lower bounds of pyproject.toml."""
+    bounds = dict(
+        need.split(">=") for need in PROJECT["project"]["dependencies"]
+    )
+    (command,) = [
+        step["run"]
+        for step in steps("weekly.yml:oldest")
+        if "pip install" in step.get("run", "")
+    ]
+    pinned = dict(re.findall(r'"([\w-]+)==([\d.]+)\.\*"', command))
+    assert set(pinned) == {"torch", "transformers", "numpy", "matplotlib"}
+    for name, version in pinned.items():
+        assert bounds[name] == version, name
+
+
+def test_weekly_report_waits_for_all():
+    """A failure of any job is in the issue."""
+    jobs = set(WORKFLOWS["weekly.yml"]["jobs"]) - {"report"}
+    report = JOBS["weekly.yml:report"]
+    assert set(report["needs"]) == jobs
+    told = {str(value) for value in report["env"].values()}
+    assert {f"${{{{ needs.{job}.result }}}}" for job in jobs} <= told
+
+
 # Commands
 
 

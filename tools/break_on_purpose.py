@@ -20,9 +20,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import marked
+
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "chapters" / "testing.md"
-BEGIN, END = "<!-- breaks: begin -->", "<!-- breaks: end -->"
+TABLE = "breaks"
 
 
 @dataclass(frozen=True)
@@ -129,16 +130,12 @@ def readable(test):
 
 def table(results):
     """The page's table of breaks and of what noticed them."""
-    lines = [
-        "| what was broken | where | first to notice | tests that failed |",
-        "|---|---|---|---|",
+    header = ["what was broken", "where", "first to notice"]
+    rows = [
+        [fault.meaning, f"`{fault.file}`", readable(failed[0]), len(failed)]
+        for fault, failed in results
     ]
-    for fault, failed in results:
-        lines.append(
-            f"| {fault.meaning} | `{fault.file}` | {readable(failed[0])} "
-            f"| {len(failed)} |"
-        )
-    return "\n".join(lines)
+    return marked.table([*header, "tests that failed"], rows)
 
 
 def main(arguments=None):
@@ -166,12 +163,7 @@ def main(arguments=None):
     if not all(failed for _, failed in results):
         return 1
     if not options.only:
-        page = PAGE.read_text("utf-8")
-        before, _, rest = page.partition(BEGIN)
-        after = rest.partition(END)[2]
-        PAGE.write_text(
-            f"{before}{BEGIN}\n{table(results)}\n{END}{after}", "utf-8"
-        )
+        marked.write(TABLE, table(results))
     return 0
 
 

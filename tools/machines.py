@@ -20,6 +20,7 @@ assertions were seen to have (see `--room`) into `tests/assertions.json`.
 """
 
 import argparse
+import ast
 import hashlib
 import json
 import os
@@ -30,11 +31,15 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import chapter_rules
 import machine_kernel
 import marked
+
+from dblm_lib import storage
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "_build" / "machines.json"
@@ -125,9 +130,12 @@ print(json.dumps({n: m.version(n).partition("+")[0] for n in names}))
 def of_python(path):
     """Describe another Python by the versions that it brings."""
     path = os.path.abspath(path)  # a symbolic link is the environment
-    asked = subprocess.run(
-        [path, "-c", VERSIONS], check=False, capture_output=True, text=True
-    )
+    try:
+        asked = subprocess.run(
+            [path, "-c", VERSIONS], check=False, capture_output=True, text=True
+        )
+    except OSError as error:
+        raise SystemExit(f"{path} does not run: {error}") from error
     if asked.returncode:
         raise SystemExit(
             f"{path} does not run, or lacks a library:\n{asked.stderr[-500:]}"
@@ -243,26 +251,28 @@ def kept():
 
 def keep(name, result):
     """Add a run to those kept, in one step."""
-    KEPT.parent.mkdir(parents=True, exist_ok=True)
-    temporary = KEPT.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**kept(), name: result}), "utf-8")
-    os.replace(temporary, KEPT)
+    storage.write_text(KEPT, json.dumps({**kept(), name: result}))
 
 
 # --- all of them ------------------------------------------------------------
 
 
-def run_all(machines, chapters, again=False):
+def run_all(machines, chapters, again=False, jobs=1):
     """Run chapters on machines; return {(machine, chapter): result}."""
     results, total = {}, len(machines) * len(chapters)
     began = time.monotonic()
-    for machine in machines:
-        for chapter in chapters:
-            name = key(machine, chapter)
-            result = None if again else kept().get(name)
-            how = "kept"
-            if result is None:
-                result = run(machine, chapter)
+
+    def one(pair):
+        machine, chapter = pair
+        name = key(machine, chapter)
+        result = None if again else kept().get(name)
+        return (name, "kept", result) if result else (name, "", run(*pair))
+
+    pairs = [(m, c) for m in machines for c in chapters]
+    with ThreadPoolExecutor(jobs) as pool:
+        for pair, (name, how, result) in zip(pairs, pool.map(one, pairs)):
+            machine, chapter = pair
+            if not how:
                 keep(name, result)
                 how = f"{result['seconds']:.0f} s"
             results[machine.name, chapter.stem] = result
@@ -298,13 +308,22 @@ def table(machines, chapters, results):
     return marked.table(["machine", "setting", *numbers], rows)
 
 
-def room(machines, chapters, results):
-    """How much of its distance to failing each assertion keeps.
+def room(chapters, results, before=None):
+    """How much of its distance to failing each comparison keeps.
 
     The room of a comparison is its smallest distance to failing on any
     machine, divided by the median one. 1: it is the same everywhere; 0: it
     nearly failed somewhere. What holds with equality on all machines has
     distance 0 everywhere, and room 1.
+
+    Parameters
+    ----------
+    chapters : list of paths
+    results : dict
+        From `run_all`.
+    before : dict, optional
+        What this function returned for many machines. Its distances then
+        take the place of the medians, which one machine does not have.
 
     Returns
     -------
@@ -313,19 +332,27 @@ def room(machines, chapters, results):
     """
     found = {}
     for chapter in chapters:
-        runs = [results[m.name, chapter.stem]["distances"] for m in machines]
-        names = sorted({name for one in runs for name in one})
+        runs = [
+            result["distances"]
+            for (_, stem), result in results.items()
+            if stem == chapter.stem
+        ]
+        known = (before or {}).get(chapter.stem, {})
         found[chapter.stem] = {
-            name: _room([one[name] for one in runs if name in one])
-            for name in names
+            name: _room(
+                [one[name] for one in runs if name in one],
+                known.get(name, {}).get("distance"),
+            )
+            for name in sorted({name for one in runs for name in one})
         }
     return found
 
 
-def _room(distances):
-    median = statistics.median(distances)
-    share = min(distances) / median if median else float(not any(distances))
-    return {"distance": float(f"{median:.3g}"), "room": round(share, 3)}
+def _room(distances, usual=None):
+    if usual is None:
+        usual = statistics.median(distances)
+    share = min(distances) / usual if usual else float(not any(distances))
+    return {"distance": float(f"{usual:.3g}"), "room": round(share, 3)}
 
 
 def narrow(found):
@@ -336,6 +363,29 @@ def narrow(found):
         for name, row in rows.items()
         if row["room"] < LEAST_ROOM
     ]
+
+
+def recorded():
+    """Return the room that was stored last, or nothing."""
+    return json.loads(ROOM.read_text("utf-8")) if ROOM.is_file() else {}
+
+
+def asserted(notebook):
+    """Return the names of all numeric comparisons in a notebook's asserts.
+
+    Those of a live figure are left out: they wait for a reader.
+    """
+    found = set()
+    for _, source, cell in chapter_rules.cells_of(notebook, "code"):
+        if "live" in chapter_rules.tags_of(cell):
+            continue
+        for node in ast.walk(chapter_rules.tree_of(source)):
+            if isinstance(node, (ast.Assert, ast.Expr)):
+                found |= {
+                    machine_kernel.named(node, inner)
+                    for inner, _, _ in machine_kernel.comparisons(node)
+                }
+    return found
 
 
 # --- the command ------------------------------------------------------------
@@ -369,6 +419,13 @@ def parser():
         "--room",
         action="store_true",
         help="print how far each assertion was from failing",
+    )
+    made.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="chapters that run side by side (default: 1)",
     )
     made.add_argument(
         "--again", action="store_true", help="run what was run already, too"
@@ -407,9 +464,9 @@ def main(arguments=None):
         raise SystemExit(f"no such notebook: {', '.join(missing)}")
     if options.page and (options.only is not None or chapters != everything):
         raise SystemExit("--page is for all machines and all chapters")
-    results = run_all(machines, chapters, options.again)
+    results = run_all(machines, chapters, options.again, options.jobs)
     print("\n" + table(machines, chapters, results))
-    found = room(machines, chapters, results)
+    found = room(chapters, results, None if options.page else recorded())
     if options.room:
         for chapter, rows in found.items():
             for name, row in sorted(rows.items(), key=lambda r: r[1]["room"]):
@@ -419,8 +476,8 @@ def main(arguments=None):
     if options.page:
         marked.write(TABLE, table(machines, chapters, results))
         text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-        ROOM.write_text(text, encoding="utf-8", newline="\n")
-    tight = narrow(found) if len(machines) > 1 else []
+        storage.write_text(ROOM, text)
+    tight = narrow(found)
     for sentence in tight:
         print(f"too little room: {sentence}")
     return int(bool(tight) or any(r["differ"] for r in results.values()))

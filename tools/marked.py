@@ -6,6 +6,8 @@ The marks are comments of HTML: ``<!-- name: begin -->``, ``<!-- name: end
 
 from pathlib import Path
 
+from dblm_lib import storage
+
 PAGE = Path(__file__).resolve().parents[1] / "chapters" / "testing.md"
 
 
@@ -38,7 +40,7 @@ def write(name, text, page=PAGE):
     before, _, rest = old.partition(begin)
     after = rest.partition(end)[2]
     new = f"{before}{begin}\n{text}\n{end}{after}"
-    Path(page).write_text(new, encoding="utf-8", newline="\n")
+    storage.write_text(page, new)
 
 
 def table(header, rows):
