@@ -22,7 +22,9 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 _MODULES = (
+    "checks",
     "cli",
+    "configuration",
     "decoding",
     "denoiser",
     "diagnostics",
@@ -34,7 +36,10 @@ _MODULES = (
     "muon",
     "noising",
     "plots",
+    "posterior",
+    "prompts",
     "resources",
+    "reverse",
     "schedules",
     "storage",
     "tales",
