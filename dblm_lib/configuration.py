@@ -216,11 +216,6 @@ def _check_sizes(config):
         value = getattr(config, field)
         if not (checks.is_number(value) and 0 <= value <= 1):
             raise ValueError(f"{field} is a share, from 0 to 1; got {value!r}")
-    if config.n_embd % config.n_head:
-        raise ValueError(
-            f"n_embd must be a multiple of n_head; got {config.n_embd} "
-            f"and {config.n_head}"
-        )
     if config.conditioning == "time" and config.n_embd % 2:
         raise ValueError(
             "to be told the time, half of the hidden states are sines and "

@@ -30,8 +30,8 @@ __all__ = [
     "CANVAS",
     "SAMPLER",
     "STEPS",
+    "DiffusionMixin",
     "Generation",
-    "GenerationMixin",
     "Guesser",
     "Trajectory",
     "ancestral_step",
@@ -245,7 +245,7 @@ def _longest(model):
     return known - bool(getattr(config, "shift", False))
 
 
-class GenerationMixin:
+class DiffusionMixin:
     """What makes a model of vectors write tokens: it knows no model.
 
     The class that inherits it is one for which `Guesser` is made; it also
@@ -286,7 +286,7 @@ def generate_ids(
     Parameters
     ----------
     model : DBLM, or another model
-        See `GenerationMixin` for what it must have.
+        See `DiffusionMixin` for what it must have.
     input_ids : tensor of ids, shape ``(length,)`` or ``(batch, length)``
         Prompts, kept at the beginning of the canvas.
     keep : tensor of 0 and 1, shape of ``input_ids``, optional

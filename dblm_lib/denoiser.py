@@ -106,7 +106,7 @@ def linear(inputs, outputs):
     return nn.Linear(inputs, outputs)
 
 
-class DenoiserBase(decoding.GenerationMixin, GPT2PreTrainedModel):
+class DenoiserBase(decoding.DiffusionMixin, GPT2PreTrainedModel):
     """Loading, checking and generating; the network itself is in `DBLM`."""
 
     config_class = DBLMConfig

@@ -118,7 +118,8 @@ def check_keep(keep, shape, name="keep"):
     if not bool((found | (keep == 0)).all()):
         odd = keep[~(found | (keep == 0))][0].item()
         raise ValueError(
-            f"{name} must hold 0 and 1, or False and True; got {odd}"
+            f"{name} must hold 0 and 1, or False and True, in its shape "
+            f"{tuple(shape)}; got {odd}"
         )
     return found
 

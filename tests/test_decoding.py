@@ -463,7 +463,8 @@ def test_prompt_survives_a_snap_that_would_move_it():
         (None, keep_of(2), "belong together"),
         (torch.zeros(1, 5, 4), keep_of(2), r"shape of the sample"),
         (torch.zeros(1, 6, 4), keep_of(2, length=5), "one True or False"),
-        (torch.zeros(1, 6, 4), keep_of(2).float(), "one True or False"),
+        (torch.zeros(1, 6, 4), keep_of(2).float() / 2, "0 and 1.*got 0.5"),
+        (torch.full((1, 6, 4), math.nan), keep_of(2), "known must be finite"),
     ],
 )
 def test_prompts_that_do_not_fit_are_refused(known, keep, message):

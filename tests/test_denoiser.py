@@ -739,13 +739,12 @@ def test_evidence_is_bayes_rule_without_context(t):
     frequency = torch.linspace(-2, 1, VOCAB)
     with torch.no_grad():
         model.log_frequency.copy_(frequency)
-        time = torch.full((2, 1), t, dtype=torch.float64)
         entered = []
         model.project_in.register_forward_pre_hook(
             lambda _, given: entered.append(given[0])
         )
-        model(zt, time)
-    (got,) = entered
+        model(zt, t)
+    got = entered[0]
     table, point = model.table().detach().double(), zt.double()[..., None, :]
     alpha, sigma = model.schedule.alpha(t), model.schedule.sigma(t)
     odds = frequency.double() - (
