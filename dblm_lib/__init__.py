@@ -23,7 +23,9 @@ for _name, _value in {
 
 _MODULES = (
     "autoregressive",
+    "checks",
     "cli",
+    "configuration",
     "decoding",
     "denoiser",
     "diagnostics",
@@ -35,7 +37,10 @@ _MODULES = (
     "muon",
     "noising",
     "plots",
+    "posterior",
+    "prompts",
     "resources",
+    "reverse",
     "schedules",
     "storage",
     "tales",

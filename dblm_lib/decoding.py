@@ -6,20 +6,39 @@ the noised ones move a little towards the guess. At the end each point is
 rounded to a token.
 """
 
-import math
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 
 import torch
 
-from . import denoiser, noising, resources, schedules, text
+from . import checks, noising, prompts, text
+from .posterior import empirical_denoiser
+from .reverse import (
+    STEPS,
+    Trajectory,
+    ancestral_step,
+    check_power,
+    check_stagger,
+    check_step,
+    clamp,
+    deterministic_step,
+    reverse_times,
+    sample,
+    staggered_times,
+)
 
 __all__ = [
+    "CANVAS",
+    "SAMPLER",
     "STEPS",
+    "DiffusionMixin",
     "Generation",
     "Guesser",
     "Trajectory",
     "ancestral_step",
+    "canvas_of",
+    "check_likelihood_weight",
+    "check_sampler",
+    "check_temperature",
     "clamp",
     "deterministic_step",
     "empirical_denoiser",
@@ -30,313 +49,70 @@ __all__ = [
     "staggered_times",
 ]
 
-STEPS = ("ancestral", "deterministic")
+# How samples are drawn if neither the call nor the model says.
+SAMPLER = {
+    "step": "ancestral",
+    "stagger": 0.0,
+    "power": 1.0,
+    "temperature": 1.0,
+    "likelihood_weight": 1.0,
+}
+# Tokens on a canvas whose length nobody says.
+CANVAS = 64
 
 
-def reverse_times(num_steps):
-    """Times from 1 down to 0 in equal steps.
+def check_sampler(settings, mixture=True, likelihood=True):
+    """Refuse settings that mean nothing, or that a model cannot follow.
 
     Parameters
     ----------
-    num_steps : int
-        At least 1.
-
-    Returns
-    -------
-    tensor, shape ``(num_steps + 1,)``, float64
+    settings : dict
+        Values for all or some of the names in `SAMPLER`.
+    mixture, likelihood : bool
+        Whether the model answers with probabilities, and has the likelihood
+        in its logits.
 
     Raises
     ------
-    TypeError, ValueError
-        If ``num_steps`` is no whole number of at least 1.
+    ValueError
     """
-    num_steps = schedules.check_num_steps(num_steps)
-    return torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
-
-
-def staggered_times(num_steps, length, stagger):
-    """Times by position: the left of the text goes first, the right later.
-
-    Every position goes from 1 to 0 in a window of its own. With ``stagger``
-    1 the last begins when the first is done; with 0 all go together (Wu et
-    al., 2023, choose the speeds otherwise).
-
-    Parameters
-    ----------
-    num_steps, length : int
-    stagger : float
-        0 or more; the windows overlap less and less.
-
-    Returns
-    -------
-    tensor, shape ``(num_steps + 1, length, 1)``, float64
-    """
-    if not 0 <= stagger < float("inf"):
-        raise ValueError(f"stagger must be 0 or more; got {stagger}")
-    clock = (1 + stagger) * reverse_times(num_steps)[:, None]
-    delay = stagger * torch.linspace(1, 0, length, dtype=torch.float64)
-    times = clock - delay
-    times[times < 1e-9] = 0  # not a step as small as a rounding error
-    times[times > 1 - 1e-9] = 1
-    return times[..., None]
-
-
-def ancestral_step(x0_hat, zt, schedule, t, s, eps):
-    """One random step from time t to the earlier time s.
-
-    Draws from the posterior q(z_s | z_t, x_0) with the guess in place of
-    x_0 (Ho et al., 2020, eq. 7).
-
-    Parameters
-    ----------
-    x0_hat, zt, eps : tensor, shape ``(batch, length, dim)``
-        The guess, the current points, a standard normal draw.
-    schedule : Schedule
-    t, s : float
-        ``s < t``.
-
-    Returns
-    -------
-    tensor, shape of ``zt``
-    """
-    mean, variance = schedules.posterior(
-        x0_hat, zt, schedule.alpha_bar(s), schedule.alpha_bar(t)
-    )
-    return (mean + variance.clamp(min=0).sqrt() * eps).to(zt.dtype)
-
-
-def deterministic_step(x0_hat, zt, schedule, t, s):
-    """One step from t to s without chance (DDIM; Song et al., 2021).
-
-    If x0_hat is right, then the noise in zt is known: keep that noise, and
-    mix it with the guess in the proportions of time s.
-
-    Parameters
-    ----------
-    x0_hat, zt : tensor, shape ``(batch, length, dim)``
-    schedule : Schedule
-    t, s : float
-        ``s < t``.
-
-    Returns
-    -------
-    tensor, shape of ``zt``
-    """
-    eps_hat = (zt - schedule.alpha(t) * x0_hat) / schedule.sigma(t)
-    zs = schedule.alpha(s) * x0_hat + schedule.sigma(s) * eps_hat
-    return zs.to(zt.dtype)
-
-
-def clamp(x0_hat, table, metric="euclidean"):
-    """Snap each guess to the nearest token's embedding (Li et al., 2022).
-
-    Parameters
-    ----------
-    x0_hat : tensor, shape ``(batch, length, dim)``
-    table : tensor, shape ``(vocab, dim)``
-    metric : {"euclidean", "cosine", "dot"}
-
-    Returns
-    -------
-    tensor, shape of ``x0_hat``
-        Rows of ``table``.
-    """
-    return table[noising.nearest(x0_hat, table, metric)]
-
-
-@dataclass
-class Trajectory:
-    """The path of a sample, for pictures.
-
-    Attributes
-    ----------
-    times : list of float
-        The time of each evaluation, from 1 downwards.
-    x0_hat, zt : list of tensors, each ``(batch, length, dim)``
-        The guess at that time and the points it was made from.
-    ids : list of tensors, each ``(batch, length)``
-        The guess rounded to tokens. Like ``confidence`` filled by
-        `generate_ids`, and empty after a bare `sample`.
-    confidence : list of tensors, each ``(batch, length)``
-        Probability of that token, see `Guesser`.
-    """
-
-    times: list = field(default_factory=list)
-    x0_hat: list = field(default_factory=list)
-    zt: list = field(default_factory=list)
-    ids: list = field(default_factory=list)
-    confidence: list = field(default_factory=list)
-
-
-@torch.no_grad()
-def sample(
-    denoise,
-    schedule,
-    shape,
-    num_steps,
-    generator=None,
-    step="ancestral",
-    known=None,
-    keep=None,
-    snap=None,
-    trajectory=None,
-    progress=False,
-    device="cpu",
-    stagger=0.0,
-    power=1.0,
-):
-    """Run the reverse process; the network is evaluated once a step.
-
-    Parameters
-    ----------
-    denoise : callable ``(zt, t) -> x0_hat``
-        ``t`` has shape ``(batch, length)``; it is 0 where ``keep`` is True.
-    schedule : Schedule
-    shape : tuple ``(batch, length, dim)``
-    num_steps : int
-    generator : torch.Generator, optional
-        On the CPU.
-    step : {"ancestral", "deterministic"}
-    known : tensor of ``shape``, and keep : bool tensor ``(batch, length)``
-        Clean embeddings of a prompt, and where it stands.
-    snap : callable ``x0_hat -> x0_hat``, optional
-        Applied to each guess, see `clamp`.
-    trajectory : Trajectory, optional
-        Filled as the sample moves.
-    progress : bool
-        Show a progress bar.
-    stagger : float
-        How far the left is ahead of the right, see `staggered_times`; with
-        0 all positions have the same noise.
-    power : float
-        Times are raised to it: below 1 more of the steps are spent where
-        there is much noise (Karras et al., 2022, bend theirs likewise).
-
-    Returns
-    -------
-    tensor of ``shape``
-        The last guess of x0; the prompt as it was given.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the number of steps or the name of the step is wrong, if the
-        prompt does not fit, or if the denoiser's guess has another shape or
-        is not finite.
-    """
-    times = reverse_times(num_steps)
-    if stagger:
-        times = staggered_times(num_steps, shape[1], stagger)
-    if not 0 < power < math.inf:
-        raise ValueError(f"power must be positive; got {power}")
-    times = times**power
-    advance = _advance(step, schedule, shape, generator, device)
-    hold = _hold(known, keep, shape)
-    zt = torch.randn(shape, generator=generator).to(device)
-    bar = resources.progress_bar(
-        list(pairwise(times)), disable=not progress, desc="denoising"
-    )
-    for t, s in bar:
-        zt, per_position = hold(zt), t.reshape(-1).expand(shape[:2])
-        if keep is not None:
-            per_position = per_position.where(~keep.cpu(), 0.0)
-        x0_hat = denoise(zt, per_position.to(device))
-        _check_guess(x0_hat, shape, t)
-        if snap is not None:
-            x0_hat = snap(x0_hat)
-        x0_hat = hold(x0_hat)
-        if trajectory is not None:
-            trajectory.times.append(float(t.mean()))
-            trajectory.x0_hat.append(x0_hat.cpu())
-            trajectory.zt.append(zt.cpu())
-        # Where the time stands still, so do the points.
-        t, s = t.to(device), s.to(device)
-        zt = advance(x0_hat, zt, t, s).where(s < t, zt)
-    return x0_hat
-
-
-def _advance(step, schedule, shape, generator, device):
-    """The step that the name stands for, as a function of the points."""
-    if step not in STEPS:
-        raise ValueError(f"step is one of {', '.join(STEPS)}; got {step!r}")
-
-    def ancestral(x0_hat, zt, t, s):
-        eps = torch.randn(shape, generator=generator).to(device)
-        return ancestral_step(x0_hat, zt, schedule, t, s, eps)
-
-    def deterministic(x0_hat, zt, t, s):
-        return deterministic_step(x0_hat, zt, schedule, t, s)
-
-    return ancestral if step == "ancestral" else deterministic
-
-
-def _hold(known, keep, shape):
-    """A function that puts the prompt back where it stands."""
-    if (known is None) != (keep is None):
+    unknown = set(settings) - set(SAMPLER)
+    if unknown:
         raise ValueError(
-            "known and keep belong together: the clean embeddings of a "
-            "prompt, and the positions where it stands"
+            f"sampler has no {', '.join(sorted(map(str, unknown)))}; "
+            f"it knows {', '.join(SAMPLER)}"
         )
-    if keep is None:
-        return lambda points: points
-    noising.check_keep(keep, shape[:2])
-    if tuple(known.shape) != tuple(shape):
-        raise ValueError(
-            f"known must have the shape of the sample, {tuple(shape)}; "
-            f"got {tuple(known.shape)}"
-        )
-    return lambda points: torch.where(keep[..., None], known, points)
+    settings = SAMPLER | settings
+    check_step(settings["step"])
+    check_stagger(settings["stagger"])
+    check_power(settings["power"])
+    check_temperature(settings["temperature"], mixture)
+    check_likelihood_weight(settings["likelihood_weight"], likelihood)
 
 
-def _check_guess(x0_hat, shape, t):
-    """Refuse a guess that does not fit; NaN would spread to every token."""
-    if tuple(x0_hat.shape) != tuple(shape):
+def check_temperature(temperature, mixture):
+    """Refuse a temperature that means nothing; 1 suits every model."""
+    if not (checks.is_number(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be positive; got {temperature!r}")
+    if temperature != 1 and not mixture:
         raise ValueError(
-            f"the denoiser must answer with shape {tuple(shape)}; "
-            f"got {tuple(x0_hat.shape)}"
-        )
-    if not bool(torch.isfinite(x0_hat).all()):
-        raise ValueError(
-            f"the denoiser's guess at t = {float(t.mean()):.3f} is not "
-            "finite: it holds NaN or infinity; has its training diverged?"
+            "this model answers with vectors, not with probabilities: "
+            "it has no temperature"
         )
 
 
-def empirical_denoiser(points, schedule):
-    r"""The exact denoiser when the data is a finite list of texts.
-
-    .. math:: E[x_0 \mid z_t] = \sum_i w_i x_i, \qquad
-              w_i \propto \exp(-\|z_t - \alpha x_i\|^2 / 2 \sigma^2)
-
-    It knows its texts by heart and can say nothing else, but for them no
-    network does better.
-
-    Parameters
-    ----------
-    points : tensor, shape ``(n, length, dim)``
-        Clean embeddings of the texts.
-    schedule : Schedule
-
-    Returns
-    -------
-    callable ``(zt, t) -> x0_hat``
-        For `sample`; times may differ by position. It counts in float64:
-        next to a kept prompt the other positions weigh little.
-    """
-    flat = points.flatten(1).double()
-    squares = points.double().square().sum(dim=-1)  # (n, length)
-
-    def denoise(zt, t):
-        t = schedules.as_time(t).expand(zt.shape[:2])
-        alpha = schedule.alpha(t)
-        variance = schedule.sigma_squared(t).clamp(min=1e-6)  # kept: t = 0
-        pull = (alpha / variance)[..., None] * zt
-        log_odds = pull.flatten(1) @ flat.T
-        log_odds -= (alpha**2 / variance) @ squares.T / 2
-        weights = log_odds.softmax(dim=1)
-        return (weights @ flat).reshape(zt.shape).to(zt.dtype)
-
-    return denoise
+def check_likelihood_weight(weight, likelihood):
+    """Refuse a weight of the likelihood that means nothing."""
+    if not (checks.is_number(weight) and weight >= 0):
+        raise ValueError(
+            "likelihood_weight must not be negative or infinite; "
+            f"got {weight!r}"
+        )
+    if weight != 1 and not likelihood:
+        raise ValueError(
+            "this model adds no likelihood to its logits: likelihood_weight "
+            "has nothing to weigh"
+        )
 
 
 class Guesser:
@@ -346,9 +122,16 @@ class Guesser:
     next: no further evaluation of the network. With a mixture head the
     tokens are those of the largest logits; otherwise the nearest.
 
+    A model is anything that has ``table()``, the tokens' embeddings, and
+    that, called with points and times, answers with ``x0``, its guess, and
+    ``logits``, or None in their place. Whether it can do more is read from
+    the fields ``head``, ``self_conditioning`` and ``likelihood`` of its
+    ``config``, if it has one; only then is it called with ``previous``,
+    ``temperature`` and ``likelihood_weight``, as `DBLM.forward` is.
+
     Parameters
     ----------
-    model : DBLM
+    model : DBLM, or another model
     metric : {"euclidean", "cosine", "dot"}
         Of the rounding, without a mixture head.
     snap : bool
@@ -374,38 +157,36 @@ class Guesser:
         likelihood_weight=1.0,
     ):
         config = getattr(model, "config", None)
-        self.mixture = getattr(config, "head", "vector") == "mixture"
-        if not 0 < temperature < math.inf:
-            raise ValueError(
-                f"temperature must be positive; got {temperature}"
-            )
-        if temperature != 1 and not self.mixture:
-            raise ValueError(
-                "this model answers with vectors, not with probabilities: "
-                "it has no temperature"
-            )
-        denoiser.check_likelihood_weight(
+        mixture = getattr(config, "head", "vector") == "mixture"
+        check_temperature(temperature, mixture)
+        check_likelihood_weight(
             likelihood_weight, getattr(config, "likelihood", False)
         )
-        self.temperature = temperature
-        # Other models need not know the option.
+        if metric not in noising.METRICS:
+            raise ValueError(
+                f"unknown metric {metric!r}; "
+                f"choose one of {', '.join(noising.METRICS)}"
+            )
+        if not isinstance(snap, bool):
+            raise TypeError(f"snap is True or False; got {snap!r}")
+        # Other models need not know the options.
         self.options = {}
+        if temperature != 1:
+            self.options["temperature"] = temperature
         if likelihood_weight != 1:
             self.options["likelihood_weight"] = likelihood_weight
+        self.temperature = temperature
         self.remembers = bool(getattr(config, "self_conditioning", 0))
         self.model, self.metric, self.snap = model, metric, snap
         self.table = model.table()
         self.previous = self.answer = None
 
     def __call__(self, zt, t):
-        if self.mixture:
-            logits = self.model(
-                zt, t, previous=self.previous, logits=True, **self.options
-            )
-            self.answer = logits / self.temperature
-            x0_hat = self.model.mix(self.answer)
-        else:
-            x0_hat = self.answer = self.model(zt, t)
+        options = dict(self.options)
+        if self.remembers:
+            options["previous"] = self.previous
+        self.answer = self.model(zt, t, **options)
+        x0_hat = self.answer.x0
         if self.snap:
             x0_hat = self.table[self.ids]
         if self.remembers:
@@ -415,9 +196,9 @@ class Guesser:
     @property
     def ids(self):
         """The last guess, rounded: ids of shape ``(batch, length)``."""
-        if self.mixture:
-            return self.answer.argmax(dim=-1)
-        return noising.nearest(self.answer, self.table, self.metric)
+        if self.answer.logits is not None:
+            return self.answer.logits.argmax(dim=-1)
+        return noising.nearest(self.answer.x0, self.table, self.metric)
 
     @property
     def confidence(self):
@@ -428,11 +209,56 @@ class Guesser:
         distance a coordinate of the guess from its nearest token. It only
         says whether a second token is as near.
         """
-        if self.mixture:
-            return self.answer.softmax(dim=-1).amax(dim=-1)
-        first, second = noising.nearest_two(self.answer, self.table).unbind(-1)
+        if self.answer.logits is not None:
+            logits = self.answer.logits / self.temperature
+            return logits.softmax(dim=-1).amax(dim=-1)
+        two = noising.nearest_two(self.answer.x0, self.table)
+        first, second = two.unbind(-1)
         variance = (first**2 / self.table.shape[1]).clamp(min=1e-12)
         return torch.sigmoid((second**2 - first**2) / (2 * variance))
+
+
+def canvas_of(model):
+    """How many tokens a model writes if the call does not say.
+
+    Parameters
+    ----------
+    model : DBLM, or another model
+
+    Returns
+    -------
+    int
+        ``seq_len`` of its configuration, the length that it was trained on.
+        Where that is not known `CANVAS`, or as many positions as the model
+        has if they are fewer.
+    """
+    config = getattr(model, "config", None)
+    return getattr(config, "seq_len", None) or min(CANVAS, _longest(model))
+
+
+def _longest(model):
+    """How many tokens a model has positions for; CANVAS if it has no limit."""
+    config = getattr(model, "config", None)
+    known = getattr(config, "max_position_embeddings", None)
+    if known is None:
+        return float("inf")
+    return known - bool(getattr(config, "shift", False))
+
+
+class DiffusionMixin:
+    """What makes a model of vectors write tokens: it knows no model.
+
+    The class that inherits it is one for which `Guesser` is made; it also
+    has ``embed(ids)``, ``schedule``, ``eval()`` and ``parameters()``.
+    """
+
+    def canvas(self):
+        """Length of the canvas that the model writes on; see `canvas_of`."""
+        return canvas_of(self)
+
+    def generate(self, input_ids=None, **options):
+        """Sample ids by reverse diffusion; see `generate_ids`."""
+        return generate_ids(self, input_ids, **options)
 
 
 @torch.no_grad()
@@ -440,7 +266,7 @@ def generate_ids(
     model,
     input_ids=None,
     keep=None,
-    max_length=64,
+    max_length=None,
     num_return_sequences=1,
     num_steps=64,
     generator=None,
@@ -453,31 +279,37 @@ def generate_ids(
     power=None,
     temperature=None,
     likelihood_weight=None,
+    attention_mask=None,
 ):
     """Sample token ids from a denoiser; also `DBLM.generate`.
 
     Parameters
     ----------
-    model : DBLM
+    model : DBLM, or another model
+        See `DiffusionMixin` for what it must have.
     input_ids : tensor of ids, shape ``(length,)`` or ``(batch, length)``
         Prompts, kept at the beginning of the canvas.
-    keep : bool tensor, shape of ``input_ids``, optional
-        Which of them are given; all if left out.
-    max_length : int
-        Length of the canvas, prompt included.
+    keep : tensor of 0 and 1, shape of ``input_ids``, optional
+        Which of them are given; all if left out. The others are written.
+    max_length : int, optional
+        Length of the canvas, prompt included; `canvas_of` the model if left
+        out.
     num_return_sequences : int
         Samples for each prompt.
     num_steps, generator, trajectory, progress
         See `sample`.
     step, stagger, power : optional
         See `sample`; what the model's configuration names as its sampler if
-        left out, and the defaults of `sample` if it names none.
+        left out, and `SAMPLER` if it names none.
     snap : bool
         Clamp each guess to the nearest embedding.
     metric : {"euclidean", "cosine", "dot"}
         Of the final rounding.
     temperature, likelihood_weight : float, optional
         See `Guesser`; if left out, as ``step``.
+    attention_mask : tensor of 0 and 1, shape of ``input_ids``, optional
+        As a tokenizer gives it: 0 at padding, which may stand on the right
+        or on the left. In place of ``keep``.
 
     Returns
     -------
@@ -485,9 +317,10 @@ def generate_ids(
 
     Raises
     ------
-    ValueError
-        If a prompt is empty, longer than the canvas or holds an id that the
-        model does not have, or if an option does not suit the model.
+    TypeError, ValueError
+        If a prompt is empty, longer than the canvas, padded without a mask
+        or holds an id that the model does not have, or if an option does not
+        suit the model.
     """
     model.eval()
     asked = {"step": step, "stagger": stagger, "power": power}
@@ -497,12 +330,13 @@ def generate_ids(
     }
     asked = {k: v for k, v in asked.items() if v is not None}
     own = getattr(getattr(model, "config", None), "sampler", {})
-    settings = denoiser.SAMPLER | own | asked
+    settings = SAMPLER | own | asked
     device = next(model.parameters()).device
     table = model.table()
     canvas, given = _canvas(
-        input_ids, keep, max_length, num_return_sequences, len(table)
+        model, len(table), input_ids, keep, attention_mask, max_length
     )
+    canvas, given = prompts.repeat(canvas, given, num_return_sequences)
     canvas, given = canvas.to(device), given.to(device)
     prompted = bool(given.any())
     known = model.embed(canvas) if prompted else None
@@ -537,52 +371,29 @@ def generate_ids(
     return torch.where(given, canvas, guesser.ids)
 
 
-def _canvas(input_ids, keep, max_length, count, vocab_size):
-    """Lay prompts on canvases; ids, and which of them are given."""
-    for name, value in (
-        ("max_length", max_length),
-        ("num_return_sequences", count),
-    ):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"{name} must be a whole number of at least 1; got {value!r}"
-            )
-    if input_ids is None:
-        canvas = torch.zeros(count, max_length, dtype=torch.long)
-        return canvas, torch.zeros_like(canvas, dtype=torch.bool)
-    ids = torch.as_tensor(input_ids)
-    ids = ids[None] if ids.ndim == 1 else ids
-    _check_prompt(ids, max_length, vocab_size)
-    given = torch.ones_like(ids, dtype=torch.bool)
-    if keep is not None:
-        keep = torch.as_tensor(keep)
-        given = keep[None] if keep.ndim == 1 else keep
-        noising.check_keep(given, ids.shape)
-    canvas = torch.zeros(len(ids), max_length, dtype=torch.long)
-    held = torch.zeros_like(canvas, dtype=torch.bool)
-    canvas[:, : ids.shape[1]], held[:, : ids.shape[1]] = ids, given
-    return canvas.repeat_interleave(count, 0), held.repeat_interleave(count, 0)
-
-
-def _check_prompt(ids, max_length, vocab_size):
-    """Refuse prompts that are empty, too long or no ids of this model."""
-    if ids.numel() == 0:
-        raise ValueError("the prompt is empty; leave it out instead")
-    if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
+def _canvas(model, vocab_size, input_ids, keep, attention_mask, max_length):
+    """Lay prompts on canvases that suit a model; ids, and which are given."""
+    if max_length is None:
+        max_length = canvas_of(model)
+    if not checks.is_whole(max_length):
         raise ValueError(
-            "input_ids must be token ids of shape (length,) or "
-            f"(batch, length); got {ids.dtype} of shape {tuple(ids.shape)}"
+            "max_length must be a whole number of at least 1; "
+            f"got {max_length!r}"
         )
-    if ids.shape[1] > max_length:
+    if max_length > (longest := _longest(model)):
         raise ValueError(
-            f"the prompt has {ids.shape[1]} tokens, the canvas only "
-            f"{max_length}: shorten it or raise max_length"
+            f"this model knows {longest} positions: max_length must not be "
+            f"above that; got {max_length}"
         )
-    if not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
-        raise ValueError(
-            f"this model has {vocab_size} tokens, ids 0 to {vocab_size - 1}; "
-            f"the prompt holds {int(ids.min())} to {int(ids.max())}"
-        )
+    return prompts.lay_out(
+        input_ids,
+        max_length,
+        vocab_size,
+        keep=keep,
+        attention_mask=attention_mask,
+        end=getattr(getattr(model, "config", None), "eos_token_id", None),
+        longest=longest,
+    )
 
 
 @dataclass
@@ -610,6 +421,7 @@ def generate(model, tokenizer, prompt=None, record=False, seed=0, **options):
     model : DBLM
     tokenizer : transformers.PreTrainedTokenizerFast
     prompt : str or list of str, optional
+        White space at its ends is left out: no text was trained with it.
     record : bool
         Keep the trajectory.
     seed : int
@@ -623,19 +435,14 @@ def generate(model, tokenizer, prompt=None, record=False, seed=0, **options):
 
     Raises
     ------
-    ValueError
-        If a prompt is empty, longer than the canvas, or has no word that
-        the tokenizer knows whole.
+    TypeError, ValueError
+        If a prompt is no text, empty, longer than the canvas, has no word
+        that the tokenizer knows whole, or holds the end-of-text mark.
     """
     options.setdefault("generator", torch.Generator().manual_seed(seed))
     trajectory = Trajectory() if record else None
     if prompt is not None:
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts:
-            raise ValueError("the list of prompts is empty; leave it out")
-        for words in prompts:
-            text.check_known(words, tokenizer)
-        ids, keep = text.pad_prompts(prompts, tokenizer)
+        ids, keep = prompts.encode(prompt, tokenizer)
         options |= {"input_ids": ids, "keep": keep}
     ids = generate_ids(model, trajectory=trajectory, **options)
     return Generation(text.decode_batch(ids, tokenizer), ids, trajectory)

@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 
-from . import decoding, denoiser, noising, resources, training
+from . import decoding, noising, resources, training
 
 __all__ = [
     "FINE",
@@ -38,7 +38,7 @@ NOTHING = -100
 
 def _settings(model):
     """How a model samples, the kind of its steps left out."""
-    settings = denoiser.SAMPLER | model.config.sampler
+    settings = decoding.SAMPLER | model.config.sampler
     if settings.pop("step") != "deterministic":
         raise ValueError(
             "only a sampler with deterministic steps can be taught: by "
@@ -117,7 +117,7 @@ def lesson(
         raise ValueError(
             "ids and keep belong together: tokens, and where they are given"
         )
-    noising.check_keep(keep, eps.shape[:2])
+    keep = noising.check_keep(keep, eps.shape[:2])
     if ids is None:
         ids = torch.zeros(eps.shape[:2], dtype=torch.long, device=eps.device)
         keep = torch.zeros_like(ids, dtype=torch.bool)
@@ -259,14 +259,13 @@ def distillation_loss(model, batch):
     scalar tensor
     """
     bare = getattr(model, "module", model)
-    weight = (denoiser.SAMPLER | bare.config.sampler)["likelihood_weight"]
+    weight = (decoding.SAMPLER | bare.config.sampler)["likelihood_weight"]
     logits = model(
         batch["points"],
         batch["times"],
         previous=batch["guesses"],
-        logits=True,
         likelihood_weight=weight,
-    )
+    ).logits
     taught = F.cross_entropy(logits.flatten(0, 1), batch["answers"].flatten())
     fresh = training.cross_entropy_loss(model, batch)
     share = len(batch["ids"]) / (len(batch["ids"]) + len(batch["answers"]))

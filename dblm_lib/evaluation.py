@@ -258,7 +258,7 @@ def _jobs(model, tokenizer, samples, steps, held_out):
         jobs = {"left to right": (0, samples, [], {})}
     elif model.config.sampler:
         few = math.ceil(samples / 4)
-        jobs[f"{steps[0]} steps, plain"] = steps[0], few, [], denoiser.SAMPLER
+        jobs[f"{steps[0]} steps, plain"] = steps[0], few, [], decoding.SAMPLER
     if held_out:
         each = math.ceil(len(held_out) / 2 / len(training.PROPOSAL_PROMPTS))
         asked = [p for p in training.PROPOSAL_PROMPTS for _ in range(each)]

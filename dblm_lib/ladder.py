@@ -391,13 +391,13 @@ def level_report(model, ids, levels, seed=0):
         zt, _ = noising.add_noise(x0, t, schedule, generator)
         alpha = float(schedule.alpha(t))
         rounded = noising.nearest(zt / alpha, table)
+        answer = model(zt, t)
+        x0_hat, logits = answer.x0, answer.logits
         if mixture:
-            logits = model(zt, t, logits=True)
             nats = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
             rows["nats"].append(nats.item())
-            guess, x0_hat = logits.argmax(-1), model.mix(logits)
+            guess = logits.argmax(-1)
         else:
-            x0_hat = model(zt, t)
             guess = noising.nearest(x0_hat, table)
         mse = (x0_hat - x0).square().mean()
         rows["level"].append(float(schedule.noise_level(t)))

@@ -48,7 +48,13 @@ def check_table(table):
 
 
 def check_points(x0, eps=None, keep=None):
-    """Refuse points, noise or kept positions that do not fit together."""
+    """Refuse points, noise or kept positions that do not fit together.
+
+    Returns
+    -------
+    bool tensor, shape ``(batch, length)``, or None
+        What `check_keep` makes of ``keep``.
+    """
     shape = tuple(x0.shape)
     if x0.ndim != 3:
         raise ValueError(
@@ -64,7 +70,7 @@ def check_points(x0, eps=None, keep=None):
         raise ValueError(
             f"eps must have the shape of x0, {shape}; got {tuple(eps.shape)}"
         )
-    check_keep(keep, shape[:2])
+    return check_keep(keep, shape[:2])
 
 
 def _check_finite(values, what):
@@ -76,51 +82,46 @@ def _check_finite(values, what):
         )
 
 
-def as_mask(mask, shape, name="mask"):
-    """One True or False a position, from zeros and ones of any type.
-
-    As an index, numbers would pick rows 0 and 1 instead.
+def check_keep(keep, shape, name="keep"):
+    """Return a mask as True and False, or say why it is none.
 
     Parameters
     ----------
-    mask : tensor
+    keep : tensor, shape ``shape``, or None
+        Of any type; its values are 0 and 1, or False and True. As an index
+        whole numbers would pick rows 0 and 1, without a word.
     shape : tuple of int
     name : str
-        For the message.
+        What the message calls it.
 
     Returns
     -------
-    bool tensor of that shape
+    bool tensor, or None
 
     Raises
     ------
     ValueError
         If the shape is another, or a value is neither 0 nor 1.
     """
-    if tuple(mask.shape) != tuple(shape):
+    if keep is None:
+        return None
+    if not isinstance(keep, torch.Tensor) or keep.shape != torch.Size(shape):
+        got = getattr(keep, "shape", None)
         raise ValueError(
             f"{name} must have shape {tuple(shape)}, one True or False a "
-            f"position; got {mask.dtype} of shape {tuple(mask.shape)}"
+            f"position; got {type(keep).__name__}"
+            + (f" of shape {tuple(got)}" if got is not None else "")
         )
-    if mask.dtype == torch.bool:
-        return mask
-    if not bool(((mask == 0) | (mask == 1)).all()):
+    if keep.dtype == torch.bool:
+        return keep
+    found = keep == 1
+    if not bool((found | (keep == 0)).all()):
+        odd = keep[~(found | (keep == 0))][0].item()
         raise ValueError(
-            f"{name} must hold True and False, or 1 and 0; got {mask.dtype} "
-            "with other values"
+            f"{name} must hold 0 and 1, or False and True, in its shape "
+            f"{tuple(shape)}; got {odd}"
         )
-    return mask == 1
-
-
-def check_keep(keep, shape):
-    """Refuse a ``keep`` that is not one True or False a position."""
-    if keep is None:
-        return
-    if keep.dtype != torch.bool or tuple(keep.shape) != tuple(shape):
-        raise ValueError(
-            f"keep must have shape {tuple(shape)}, one True or False a "
-            f"position; got {keep.dtype} of shape {tuple(keep.shape)}"
-        )
+    return found
 
 
 def normalise(table):
@@ -204,8 +205,8 @@ def add_noise(x0, t, schedule, generator=None, eps=None, keep=None):
         Draws the noise on the CPU, so that every device sees the same.
     eps : tensor, shape of ``x0``, optional
         The noise itself, if it is not to be drawn.
-    keep : bool tensor, shape ``(batch, length)``, optional
-        Positions that stay clean, such as a prompt.
+    keep : tensor of 0 and 1, shape ``(batch, length)``, optional
+        1 (or True) at positions that stay clean, such as a prompt.
 
     Returns
     -------
@@ -220,7 +221,7 @@ def add_noise(x0, t, schedule, generator=None, eps=None, keep=None):
     TypeError
         If ``x0`` holds token ids.
     """
-    check_points(x0, eps, keep)
+    keep = check_points(x0, eps, keep)
     t = spread_time(t, x0.shape[:2])
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     if keep is not None:
@@ -472,8 +473,8 @@ def mask_tokens(ids, t, mask_id, generator=None, keep=None):
     t : float or tensor, shape ``()``, ``(batch,)`` or ``(batch, length)``
     mask_id : int
     generator : torch.Generator, optional
-    keep : bool tensor, shape of ``ids``, optional
-        Positions that stay visible.
+    keep : tensor of 0 and 1, shape of ``ids``, optional
+        1 (or True) at positions that stay visible.
 
     Returns
     -------
@@ -488,7 +489,7 @@ def mask_tokens(ids, t, mask_id, generator=None, keep=None):
         raise ValueError(
             f"ids must have shape (batch, length); got {tuple(ids.shape)}"
         )
-    check_keep(keep, ids.shape)
+    keep = check_keep(keep, ids.shape)
     t = spread_time(t, ids.shape).cpu()
     hidden = torch.rand(ids.shape, generator=generator) < t
     if keep is not None:

@@ -16,7 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dblm_lib import decoding, denoiser, noising, resources, schedules
+from dblm_lib import (
+    decoding,
+    denoiser,
+    noising,
+    posterior,
+    resources,
+    schedules,
+)
 
 SCHEDULES = [kind() for kind in schedules.SCHEDULES.values()]
 BY_NAME = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.name)
@@ -456,7 +463,8 @@ def test_prompt_survives_a_snap_that_would_move_it():
         (None, keep_of(2), "belong together"),
         (torch.zeros(1, 5, 4), keep_of(2), r"shape of the sample"),
         (torch.zeros(1, 6, 4), keep_of(2, length=5), "one True or False"),
-        (torch.zeros(1, 6, 4), keep_of(2).float(), "one True or False"),
+        (torch.zeros(1, 6, 4), keep_of(2).float() / 2, "0 and 1.*got 0.5"),
+        (torch.full((1, 6, 4), math.nan), keep_of(2), "known must be finite"),
     ],
 )
 def test_prompts_that_do_not_fit_are_refused(known, keep, message):
@@ -719,7 +727,8 @@ def test_a_stand_in_model_is_enough():
 
     class Oracle(SimpleNamespace):
         def __call__(self, zt, t):
-            return table[story].expand(zt.shape)
+            x0_hat = table[story].expand(zt.shape)
+            return SimpleNamespace(x0=x0_hat, logits=None)
 
     model = Oracle(
         eval=lambda: None,
@@ -918,7 +927,8 @@ def test_one_evaluation_a_step_even_with_a_memory(remembers, num_steps):
     """The guess of the last step is handed on, not made again."""
     model, calls = repaired_model(self_conditioning=remembers), []
     hook = model.register_forward_pre_hook(
-        lambda _, __, given: calls.append(given["previous"]), with_kwargs=True
+        lambda _, __, given: calls.append(given.get("previous")),
+        with_kwargs=True,
     )
     path = decoding.Trajectory()
     try:
@@ -949,7 +959,7 @@ def test_a_memory_changes_what_is_written(shift):
     forgetful = decoding.Guesser(model)
     assert torch.equal(forgetful(zt, 0.8), first)
     assert (second - first).abs().max() > 1e-4
-    again = model(zt, 0.8, previous=first)
+    again = model(zt, 0.8, previous=first).x0
     torch.testing.assert_close(second, again)
 
 
@@ -959,7 +969,7 @@ def test_ids_of_a_mixture_are_the_largest_logits():
     model = repaired_model(self_conditioning=0.0)
     guesser, zt = decoding.Guesser(model), 2 * draw(8, 9, 6).float()
     x0_hat = guesser(zt, 0.7)
-    logits = model(zt, 0.7, logits=True)
+    logits = model(zt, 0.7).logits
     shares = logits.double().softmax(-1)
     assert torch.equal(guesser.ids, logits.argmax(-1))
     sure, likely = shares.max(-1)
@@ -978,7 +988,7 @@ def test_temperature_sharpens_and_changes_no_rounding():
     x0_hat = cold(zt, 0.7)
     assert torch.equal(cold.ids, plain.ids)
     assert (cold.confidence > plain.confidence).all()
-    squared = plain.answer.double().softmax(-1).square()
+    squared = plain.answer.logits.double().softmax(-1).square()
     expected = (squared / squared.sum(-1, True)) @ model.table().double()
     torch.testing.assert_close(x0_hat.double(), expected, rtol=0, atol=1e-5)
     hot = decoding.Guesser(model, temperature=1e6)
@@ -1142,14 +1152,16 @@ def test_the_likelihood_weighs_what_is_asked():
     generator = torch.Generator().manual_seed(0)
     zt = torch.randn(2, 5, model.table().shape[1], generator=generator)
     t = torch.full((2,), 0.6, dtype=torch.float64)
-    whole = model(zt, t, logits=True)
-    own = model.log_likelihood(zt, torch.full((2, 5), 0.6))
+    table, times = model.table(), torch.full((2, 5), 0.6)
+    whole = model(zt, t).logits
+    own = posterior.log_likelihood(zt, times, table, model.schedule)
     for weight in (0.0, 0.3, 2.0):
         guesser = decoding.Guesser(model, likelihood_weight=weight)
         found = guesser(zt, t)
         wanted = whole - own + weight * own
-        assert torch.allclose(guesser.answer, wanted, atol=1e-3)
-        assert torch.allclose(found, model.mix(wanted), atol=1e-4)
+        assert torch.allclose(guesser.answer.logits, wanted, atol=1e-3)
+        mixed = posterior.mean(wanted, table)
+        assert torch.allclose(found, mixed, atol=1e-4)
     assert own.std() > 0.1
 
 

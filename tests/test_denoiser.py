@@ -15,7 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dblm_lib import decoding, denoiser, noising, resources, schedules
+from dblm_lib import (
+    decoding,
+    denoiser,
+    noising,
+    posterior,
+    resources,
+    schedules,
+)
 
 VOCAB, DIM, LAYERS = 50, 32, 3
 
@@ -65,7 +72,7 @@ def points(batch=2, length=9, dim=DIM, seed=1):
 def call(model, zt, t=0.5, mask=None):
     """Run a model without gradients."""
     with torch.no_grad():
-        return model(zt, t, attention_mask=mask)
+        return model(zt, t, attention_mask=mask).x0
 
 
 # --- it is GPT-2 ------------------------------------------------------------
@@ -90,7 +97,7 @@ def test_equals_gpt2_to_the_last_bit(std, batch, length, padded):
             input_ids=ids,
             attention_mask=mask.long() if padded else None,
         ).last_hidden_state
-        got = model(model.embed(ids), attention_mask=given_mask)
+        got = model(model.embed(ids), attention_mask=given_mask).x0
     assert torch.equal(got, expected)
 
 
@@ -318,7 +325,7 @@ def test_gradient_reaches_every_weight_that_learns(options):
     zt, _ = noising.add_noise(
         x0, 0.3, model.schedule, torch.Generator().manual_seed(0)
     )
-    (model(zt, 0.3) - x0).square().mean().backward()
+    (model(zt, 0.3).x0 - x0).square().mean().backward()
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             assert weight.grad is not None, name
@@ -451,8 +458,10 @@ def test_generate_is_on_the_model():
         (points(), torch.rand(3), None, r"\(2, 9\).*\(3,\)"),
         (points(), torch.rand(9), None, r"\(2, 9\).*\(9,\)"),
         (points(), torch.rand(1, 9), None, r"\(2, 9\).*\(1, 9\)"),
-        (points() * math.inf, 0.5, None, "finite"),
-        (points() * math.nan, 0.5, None, "finite"),
+        (points(batch=0), 0.5, None, r"no position.*\(0, 9, 32\)"),
+        (points(length=0), 0.5, None, r"no position.*\(2, 0, 32\)"),
+        (points().long(), 0.5, None, "int64.*not token ids"),
+        (points(), 0.5, torch.full((2, 9), 0.5), "mask.*0 and 1.*got 0.5"),
         (points(), 0.5, torch.ones(2, 8), r"mask.*\(2, 9\).*\(2, 8\)"),
         (points(), 0.5, torch.ones(9), r"mask.*\(2, 9\).*\(9,\)"),
     ],
@@ -525,15 +534,24 @@ def repaired(seed=0, **options):
 
 def test_by_default_nothing_is_repaired():
     """Part I's model: the same weights, and what enters goes in as it is."""
-    model = make()
+    model, zt, seen = make(), points(), []
     names = {name.split(".")[0] for name, _ in model.named_parameters()}
     assert names == {"embeddings", "trunk", "noise_mlp"}
-    hidden, real = points(), torch.ones(2, 9, dtype=torch.bool)
-    entered, seen = model.enter(hidden, real)
-    assert entered is hidden and seen is real
-    assert model.weigh(hidden, None) is None
-    assert model.read(hidden) is hidden
-    assert model.answer(hidden).data_ptr() == hidden.data_ptr()
+    model.trunk.register_forward_pre_hook(
+        lambda _, __, given: seen.append(given), with_kwargs=True
+    )
+    states = []
+    model.trunk.register_forward_hook(
+        lambda _, __, output: states.append(output.last_hidden_state)
+    )
+    with torch.no_grad():
+        output = model(zt, 0.5)
+        code = denoiser.noise_embedding(torch.full((2, 1), 0.5), DIM)
+        entered = zt + model.noise_mlp(code)
+    assert torch.equal(seen[0]["inputs_embeds"], entered)
+    assert seen[0]["attention_mask"].shape == (2, 1, 9, 9)
+    assert output.x0.data_ptr() == states[0].data_ptr()
+    assert output.logits is None
 
 
 def test_mixture_is_the_mean_embedding():
@@ -541,8 +559,8 @@ def test_mixture_is_the_mean_embedding():
     model = repaired()
     zt = points(dim=8)
     with torch.no_grad():
-        logits = model(zt, 0.5, logits=True)
-        x0_hat = model(zt, 0.5)
+        output = model(zt, 0.5)
+    x0_hat, logits = output.x0, output.logits
     assert logits.shape == (2, 9, VOCAB) and logits.dtype == torch.float32
     shares = logits.double().exp()
     shares /= shares.sum(-1, keepdim=True)
@@ -564,7 +582,7 @@ def test_logits_are_products_with_the_embeddings(embed_dim):
     model.project_out.register_forward_hook(
         lambda _, __, output: zt.append(output)
     )
-    logits = model(points(dim=embed_dim), 0.5, logits=True)
+    logits = model(points(dim=embed_dim), 0.5).logits
     expected = torch.einsum("blk,vk->blv", zt[0], model.table())
     torch.testing.assert_close(logits, expected)
     shapes = [tuple(p.shape) for p in model.parameters()]
@@ -585,7 +603,9 @@ def test_likelihood_is_that_of_a_gaussian(name, t, normalised):
     zt = points(dim=8)
     times = torch.tensor([[t], [1 - t / 4]], dtype=torch.float64)
     with torch.no_grad():
-        got = model.log_likelihood(zt, times)
+        got = posterior.log_likelihood(
+            zt, times, model.table(), model.schedule
+        )
     alpha = model.schedule.alpha(times)[..., None, None]
     sigma = model.schedule.sigma(times)[..., None, None]
     normal = torch.distributions.Normal(
@@ -605,14 +625,14 @@ def test_likelihood_is_finite_at_every_time(name, t):
     """No noise, and no signal: some schedules have one or the other."""
     model = repaired(schedule=name, schedule_options={})
     zt = points(dim=8).requires_grad_()
-    answer = model(zt, t)
+    answer = model(zt, t).x0
     assert torch.isfinite(answer).all()
     answer.square().sum().backward()
     assert torch.isfinite(zt.grad).all()
     if t <= 1e-9:  # a clean token is recognised
         ids = torch.arange(VOCAB)[None]
         with torch.no_grad():
-            logits = model(model.embed(ids), t, logits=True)
+            logits = model(model.embed(ids), t).logits
         assert torch.equal(logits.argmax(-1), ids)
 
 
@@ -621,11 +641,14 @@ def test_likelihood_keeps_its_digits_under_autocast():
     model = repaired()
     zt, t = points(dim=8), torch.tensor([[0.1], [0.6]], dtype=torch.float64)
     with torch.no_grad():
-        exact, mean = model.log_likelihood(zt, t), model.mix(points(dim=VOCAB))
+        table, logits = model.table(), points(dim=VOCAB)
+        given = zt, t, table, model.schedule
+        exact = posterior.log_likelihood(*given)
+        mean = posterior.mean(logits, table)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(model.log_likelihood(zt, t), exact)
-            assert torch.equal(model.mix(points(dim=VOCAB)), mean)
-            assert model(zt, t[:, 0]).dtype == torch.float32
+            assert torch.equal(posterior.log_likelihood(*given), exact)
+            assert torch.equal(posterior.mean(logits, table), mean)
+            assert model(zt, t[:, 0]).x0.dtype == torch.float32
 
 
 @settings(max_examples=25)
@@ -677,7 +700,7 @@ def test_the_time_is_not_heard_at_first():
     """Its last layer starts at zero; then it is heard, and learns."""
     model, zt = repaired(likelihood=False), points(dim=8)
     assert torch.equal(call(model, zt, 0.1), call(model, zt, 0.9))
-    model(zt, 0.5).square().sum().backward()
+    model(zt, 0.5).x0.square().sum().backward()
     assert model.noise_mlp[-1].weight.grad.abs().max() > 0
     with torch.no_grad():
         model.noise_mlp[-1].weight.normal_()
@@ -716,8 +739,12 @@ def test_evidence_is_bayes_rule_without_context(t):
     frequency = torch.linspace(-2, 1, VOCAB)
     with torch.no_grad():
         model.log_frequency.copy_(frequency)
-        time = torch.full((2, 1), t, dtype=torch.float64)
-        got = model.read(zt, model.weigh(zt, time))
+        entered = []
+        model.project_in.register_forward_pre_hook(
+            lambda _, given: entered.append(given[0])
+        )
+        model(zt, t)
+    got = entered[0]
     table, point = model.table().detach().double(), zt.double()[..., None, :]
     alpha, sigma = model.schedule.alpha(t), model.schedule.sigma(t)
     odds = frequency.double() - (
@@ -737,16 +764,16 @@ def test_evidence_is_all_that_the_trunk_reads():
         zt = points(dim=8)
         moved = zt.clone()
         moved[..., -1] += 3
-        assert torch.allclose(model(zt, 0.5), model(moved, 0.5), atol=1e-5)
+        assert torch.allclose(call(model, zt), call(model, moved), atol=1e-5)
         plain = repaired(likelihood=False)
         plain.embeddings.weight.copy_(flat)
-        assert (plain(zt, 0.5) - plain(moved, 0.5)).abs().max() > 1e-4
+        assert (call(plain, zt) - call(plain, moved)).abs().max() > 1e-4
 
 
 def test_evidence_learns_how_frequent_tokens_are():
     model = repaired(evidence=True)
     assert model.log_frequency.abs().max() == 0
-    model(points(dim=8), 0.5).square().sum().backward()
+    model(points(dim=8), 0.5).x0.square().sum().backward()
     assert model.log_frequency.grad.abs().max() > 0
     names = [name for name, _ in repaired().named_parameters()]
     assert "log_frequency" not in names
@@ -767,13 +794,14 @@ def test_a_first_guess_changes_nothing_at_first():
     model, zt, guess = repaired(), points(dim=8), points(dim=8, seed=5)
     assert model.project_guess.weight.abs().max() == 0
     with torch.no_grad():
-        assert torch.equal(model(zt, 0.5, previous=guess), model(zt, 0.5))
-    model(zt, 0.5, previous=guess).square().sum().backward()
+        told = model(zt, 0.5, previous=guess).x0
+        assert torch.equal(told, model(zt, 0.5).x0)
+    model(zt, 0.5, previous=guess).x0.square().sum().backward()
     assert model.project_guess.weight.grad.abs().max() > 0
     with torch.no_grad():
         model.project_guess.weight.normal_()
-        alone, told = model(zt, 0.5), model(zt, 0.5, previous=guess)
-        zeros = model(zt, 0.5, previous=torch.zeros_like(guess))
+        alone, told = model(zt, 0.5).x0, model(zt, 0.5, previous=guess).x0
+        zeros = model(zt, 0.5, previous=torch.zeros_like(guess)).x0
     assert (told - alone).abs().max() > 1e-3
     assert torch.equal(zeros, alone)  # zeros and None: there is none
 
@@ -817,12 +845,12 @@ def test_shifted_logits_are_those_of_gpt2(std, batch, length, padded):
         mask[0, (length + 1) // 2 :] = False
     start = torch.zeros(batch, 1, dtype=torch.long)
     expected = original.model(torch.cat([start, ids[:, :-1]], dim=1)).logits
-    got = model(model.embed(ids), attention_mask=mask, logits=True)
+    got = model(model.embed(ids), attention_mask=mask).logits
     assert got.shape == (batch, length, VOCAB)
     torch.testing.assert_close(got[mask], expected[mask], atol=1e-4, rtol=1e-4)
     if length > 1:  # the test could fail: without the shift, one too far
         model.config.shift = False
-        other = model(model.embed(ids), attention_mask=mask, logits=True)
+        other = model(model.embed(ids), attention_mask=mask).logits
         assert (other[mask] - expected[mask]).abs().max() > 1e-3
 
 
@@ -839,7 +867,7 @@ def test_embedded_backbone_and_its_shifted_denoiser_agree():
     model = denoiser.DBLM.from_backbone(original, **AS_GPT2)
     with torch.no_grad():
         expected = training.next_token_nats(original.model, ids)
-        logits = model(model.embed(ids), attention_mask=mask, logits=True)
+        logits = model(model.embed(ids), attention_mask=mask).logits
     got = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
     torch.testing.assert_close(got[mask], expected[mask], atol=1e-3, rtol=1e-3)
 
@@ -883,9 +911,9 @@ def test_a_shifted_model_takes_prompts_and_guesses():
     with torch.no_grad():
         model.project_guess.weight.normal_()
         zt, guess = points(dim=8), points(dim=8, seed=5)
-        told = model(zt, 0.5, previous=guess)
+        told = model(zt, 0.5, previous=guess).x0
         assert told.shape == zt.shape
-        assert (told - model(zt, 0.5)).abs().max() > 1e-3
+        assert (told - model(zt, 0.5).x0).abs().max() > 1e-3
     ids = model.generate(
         torch.tensor([[1, 2, 3]]),
         max_length=79,
@@ -930,7 +958,7 @@ def test_repairs_survive_a_round_trip(tmp_path, half):
     zt, guess = points(dim=8), points(dim=8, seed=5)
     with torch.no_grad():
         got, expected = (
-            m(zt, 0.5, previous=guess, logits=True) for m in (again, model)
+            m(zt, 0.5, previous=guess).logits for m in (again, model)
         )
     if half:
         torch.testing.assert_close(got, expected, atol=0.1, rtol=0.01)
@@ -1015,14 +1043,15 @@ def test_kept_positions_are_read_but_not_asked(evidence, shift):
         x0, t, model.schedule, torch.Generator(), keep=keep
     )
     before = zt.clone()
-    logits = model(zt, t, logits=True, keep=keep)
+    output = model(zt, t, keep=keep)
+    guess, logits = output.x0, output.logits
     assert logits.shape == (int((~keep).sum()), VOCAB)
     # Of a clean point the likelihood says almost surely which token it is.
-    expected = model(zt, t, logits=True)
+    expected = model(zt, t).logits
     torch.testing.assert_close(logits, expected[~keep], rtol=0, atol=1e-4)
-    guess = model(zt, t, keep=keep)
     assert torch.equal(guess[keep], x0[keep])
-    torch.testing.assert_close(guess[~keep], model.mix(logits))
+    mixed = posterior.mean(logits, model.table())
+    torch.testing.assert_close(guess[~keep], mixed)
     assert torch.equal(zt, before)
 
 
@@ -1031,7 +1060,7 @@ def test_a_vector_head_keeps_what_is_clean():
     zt, keep = points(), torch.zeros(2, 9, dtype=torch.bool)
     keep[:, 3:5] = True
     model = make()
-    guess, plain = model(zt, 0.5, keep=keep), model(zt, 0.5)
+    guess, plain = model(zt, 0.5, keep=keep).x0, model(zt, 0.5).x0
     assert torch.equal(guess[keep], zt[keep])
     torch.testing.assert_close(guess[~keep], plain[~keep])
 
@@ -1042,9 +1071,11 @@ def test_keep_must_fit():
 
 
 def test_what_a_model_lacks_is_named():
-    """No first guess without self-conditioning, no logits from vectors."""
+    """No first guess without self-conditioning, no odds from vectors."""
     zt = points()
     with pytest.raises(ValueError, match="made without self_conditioning"):
         make()(zt, 0.5, previous=zt)
-    with pytest.raises(ValueError, match="vectors.*head='mixture'"):
-        make()(zt, 0.5, logits=True)
+    with pytest.raises(ValueError, match="vectors.*no temperature"):
+        make()(zt, 0.5, temperature=0.5)
+    with pytest.raises(ValueError, match="adds no likelihood"):
+        make()(zt, 0.5, likelihood_weight=0.5)

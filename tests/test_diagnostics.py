@@ -8,7 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dblm_lib import decoding, diagnostics, noising, resources, schedules
+from dblm_lib import (
+    decoding,
+    denoiser,
+    diagnostics,
+    noising,
+    resources,
+    schedules,
+)
 from dblm_lib.diagnostics import PROPOSAL, REPAIRED
 
 GEN = torch.Generator().manual_seed
@@ -122,7 +129,7 @@ class Stub:
         return self.weights
 
     def __call__(self, zt, t):
-        return self.answer(zt, t)
+        return denoiser.DenoiserOutput(x0=self.answer(zt, t))
 
 
 def test_score_of_an_oracle_and_of_one_word(table):
@@ -145,8 +152,8 @@ def test_either_rounding_is_what_its_name_says():
     t = model.schedule.time_of(level)
     zt, _ = noising.add_noise(table[ids], t, model.schedule, GEN(0))
     by_hand = {
-        "model": model(zt, t, logits=True).argmax(-1),
-        "nearest": noising.nearest(model(zt, t), table),
+        "model": model(zt, t).logits.argmax(-1),
+        "nearest": noising.nearest(model(zt, t).x0, table),
     }
     assert not torch.equal(*by_hand.values())
     for rounding, found in by_hand.items():

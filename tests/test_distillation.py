@@ -12,6 +12,7 @@ from dblm_lib import (
     decoding,
     denoiser,
     distillation,
+    posterior,
     resources,
     training,
 )
@@ -115,10 +116,9 @@ def test_the_teacher_goes_on_from_there():
                 zt,
                 t[:, 0].expand(5, LENGTH),
                 previous=guess,
-                logits=True,
                 likelihood_weight=0.4,
-            )
-        guess = teacher.mix(logits / 0.7)
+            ).logits
+        guess = posterior.mean(logits / 0.7, teacher.table())
         moved = decoding.deterministic_step(guess, zt, teacher.schedule, t, s)
         zt = torch.where(s < t, moved, zt)
     assert torch.equal(made["answers"], logits.argmax(-1))
@@ -323,9 +323,8 @@ def test_in_the_loss_every_text_counts_the_same():
         batch["points"],
         batch["times"],
         previous=batch["guesses"],
-        logits=True,
         likelihood_weight=0.4,
-    )
+    ).logits
     asked = batch["answers"] != distillation.NOTHING
     assert not asked.all()
     nats = F.cross_entropy(logits[asked], batch["answers"][asked])
@@ -346,7 +345,7 @@ def test_a_student_learns_to_arrive_in_one_step_and_the_teacher_stays():
             student, teacher, noise(11, 200), 0, 8, fine=8
         )
         with torch.no_grad():
-            logits = student(made["points"], 1.0, logits=True)
+            logits = student(made["points"], 1.0).logits
         return (logits.argmax(-1) == made["answers"]).double().mean()
 
     first = agreement()

@@ -78,7 +78,7 @@ def test_full_size_gpt2_from_backbone_to_text(gpt2):
     zt, _ = noising.add_noise(x0, 0.5, model.schedule, generator)
     assert torch.equal(noising.nearest(x0, model.table()), ids)
     with torch.no_grad():
-        assert model(zt, 0.5, mask).shape == x0.shape
+        assert model(zt, 0.5, mask).x0.shape == x0.shape
 
     # Chapter 4: two steps of the proposal's recipe.
     before = model.trunk.h[0].attn.c_attn.weight.detach().clone()

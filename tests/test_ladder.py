@@ -73,7 +73,7 @@ def test_the_first_rung_is_the_proposal():
         expected = backbone().model.transformer(ids).last_hidden_state
         # Not to the last bit: `build` takes the same activation, fused.
         torch.testing.assert_close(
-            model(model.embed(ids)), expected, rtol=0, atol=1e-5
+            model(model.embed(ids)).x0, expected, rtol=0, atol=1e-5
         )
 
 
@@ -176,7 +176,7 @@ def test_a_seed_builds_the_same_model(index):
         gpt2 = backbone().model.transformer.state_dict()
         for name, value in gpt2.items():
             if config.shift and name.startswith("ln_f."):
-                value = value * config.input_std  # see `add_repairs`
+                value = value * config.input_std  # see `DBLM`
             if name != "wte.weight":
                 assert torch.equal(weights[0][f"trunk.{name}"], value)
         assert not moved & trunk
@@ -328,12 +328,12 @@ def by_hand(model, ids, level, seed=0):
     t = model.schedule.time_of(level)
     table = model.table()
     if model.config.head == "mixture":
-        logits = model(zt, t, logits=True)
+        logits = model(zt, t).logits
         x0_hat = logits.softmax(-1) @ table
         guess = logits.argmax(-1)
         nats = F.cross_entropy(logits.transpose(1, 2), ids).item()
     else:
-        x0_hat, nats = model(zt, t), None
+        x0_hat, nats = model(zt, t).x0, None
         guess = torch.cdist(x0_hat, table).argmin(-1)
     near = torch.cdist(x0 + level * eps, table).argmin(-1)
     variance = x0.flatten(0, 1).var(0, unbiased=False).mean()

@@ -183,7 +183,14 @@ def test_noise_of_a_wrong_shape_is_refused():
 
 
 @pytest.mark.parametrize(
-    "keep", [torch.ones(3).bool(), torch.ones(2, 3), torch.ones(2, 4).bool()]
+    "keep",
+    [
+        torch.ones(3).bool(),
+        torch.full((2, 3), 2),
+        torch.full((2, 3), math.nan),
+        torch.ones(2, 4).bool(),
+        [[True] * 3] * 2,
+    ],
 )
 def test_a_wrong_keep_is_refused(keep):
     with pytest.raises(ValueError, match=r"keep must .* \(2, 3\)"):

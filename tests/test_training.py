@@ -69,7 +69,8 @@ def test_loss_is_the_mean_over_real_positions():
     alpha = model.schedule.alpha(draws["t"])[:, None, None].float()
     sigma = model.schedule.sigma(draws["t"])[:, None, None].float()
     x0 = model.embed(ids)
-    x0_hat = model(alpha * x0 + sigma * draws["eps"], draws["t"], mask)
+    zt = alpha * x0 + sigma * draws["eps"]
+    x0_hat = model(zt, draws["t"], mask).x0
     expected = F.mse_loss(x0_hat[mask], x0[mask])
     torch.testing.assert_close(loss, expected)
 
@@ -694,7 +695,7 @@ def test_cross_entropy_is_that_of_pytorch(kept):
         for f in (model.schedule.alpha, model.schedule.sigma)
     )
     zt = torch.where(keep[..., None], x0, alpha * x0 + sigma * batch["eps"])
-    logits = model(zt, batch["t"], batch["mask"], logits=True)
+    logits = model(zt, batch["t"], batch["mask"]).logits
     counted = batch["mask"] & ~keep
     expected = F.cross_entropy(logits[counted], batch["ids"][counted])
     got = training.cross_entropy_loss(model, batch)
@@ -760,7 +761,7 @@ def test_first_guess_is_for_a_share_of_the_texts():
     guess = training.first_guess(model, x0, batch["t"], batch["mask"])
     assert not guess.requires_grad and guess.shape == x0.shape
     with torch.no_grad():
-        expected = model(x0, batch["t"], batch["mask"])
+        expected = model(x0, batch["t"], batch["mask"]).x0
     torch.testing.assert_close(guess[:2], expected[:2])
     assert (guess[2:] == 0).all()
     for share in (0.0, 0.01):  # none, or less than one text
@@ -773,15 +774,15 @@ def test_the_first_guess_is_evaluated_once_and_handed_on(monkeypatch):
     model, calls = repaired(), []
     forward = type(model).forward
 
-    def watched(self, zt, t, mask, previous=None, logits=False, keep=None):
-        calls.append((len(zt), previous, logits))
-        return forward(self, zt, t, mask, previous, logits, keep)
+    def watched(self, zt, t, mask, previous=None, keep=None):
+        calls.append((len(zt), previous, torch.is_grad_enabled()))
+        return forward(self, zt, t, mask, previous, keep)
 
     monkeypatch.setattr(type(model), "forward", watched)
     training.cross_entropy_loss(model, one_batch(model))
-    (first, none, vectors), (second, guess, logits) = calls
-    assert (first, none, vectors) == (4, None, False)
-    assert (second, logits) == (8, True)
+    (first, none, learns), (second, guess, learns_too) = calls
+    assert (first, none, learns) == (4, None, False)
+    assert (second, learns_too) == (8, True)
     assert (guess[4:] == 0).all() and (guess[:4] != 0).any(-1).all()
 
 

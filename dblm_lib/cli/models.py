@@ -56,7 +56,9 @@ class _ByHeart:
         )
 
     def __call__(self, zt, t):
-        return self._denoise(zt, t)
+        from ..denoiser import DenoiserOutput
+
+        return DenoiserOutput(x0=self._denoise(zt, t))
 
     def table(self):
         return self._table

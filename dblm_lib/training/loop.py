@@ -229,7 +229,7 @@ def _checked_texts(ids, mask):
         )
     if ids.is_floating_point() or ids.dtype == torch.bool:
         raise ValueError(f"ids must be whole numbers; got {ids.dtype}")
-    return ids.long(), noising.as_mask(mask, ids.shape, "mask")
+    return ids.long(), noising.check_keep(mask, ids.shape, "mask")
 
 
 def _identity(model, ids, mask, config, device):

@@ -41,7 +41,7 @@ def denoising_loss(model, batch):
     zt, _ = noising.add_noise(
         x0, batch["t"], bare.schedule, eps=batch["eps"], keep=keep
     )
-    x0_hat = model(zt, batch["t"], batch["mask"])
+    x0_hat = model(zt, batch["t"], batch["mask"]).x0
     error = (x0_hat.float() - x0).square().mean(dim=-1)
     return (error * batch["weight"]).sum()
 
@@ -73,7 +73,7 @@ def cross_entropy_loss(model, batch):
     )
     guess = first_guess(bare, zt, batch["t"], batch["mask"], keep)
     asked = ~keep if keep is not None else torch.ones_like(batch["mask"])
-    logits = model(zt, batch["t"], batch["mask"], guess, True, ~asked)
+    logits = model(zt, batch["t"], batch["mask"], guess, ~asked).logits
     nats = F.cross_entropy(logits, batch["ids"][asked], reduction="none")
     return (nats * batch["weight"][asked]).sum()
 
@@ -102,7 +102,7 @@ def first_guess(model, zt, t, mask, keep=None):
     guess = torch.zeros_like(zt)
     given = (t, mask, keep)
     t, mask, keep = (v if v is None else v[:count] for v in given)
-    guess[:count] = model(zt[:count], t, mask, keep=keep).to(zt.dtype)
+    guess[:count] = model(zt[:count], t, mask, keep=keep).x0.to(zt.dtype)
     return guess
 
 
@@ -147,7 +147,7 @@ def evaluate_denoising(model, ids, mask, times, generator, batch_size=64):
             x0 = model.embed(part)
             t = torch.full((len(part),), float(time_), dtype=torch.float64)
             zt, _ = noising.add_noise(x0, t, model.schedule, generator)
-            x0_hat = model(zt, t, real)
+            x0_hat = model(zt, t, real).x0
             guesses = [noising.nearest(z[real], table) for z in (x0_hat, zt)]
             sums += torch.tensor(
                 [
