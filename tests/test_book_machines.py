@@ -111,7 +111,9 @@ def outcomes(monkeypatch, tmp_path):
 
     monkeypatch.setattr(machines, "run", run)
     monkeypatch.setattr(machines, "KEPT", tmp_path / "kept.json")
-    monkeypatch.setattr(machines, "ROOM", tmp_path / "room.json")
+    monkeypatch.setattr(machines, "RECORD", tmp_path / "record.json")
+    monkeypatch.setattr(machines, "PAGE", tmp_path / "page.md")
+    (tmp_path / "page.md").write_text("\n".join(marked.marks("machines")))
     return ran
 
 
@@ -157,10 +159,33 @@ def test_one_machine_is_held_against_what_many_were_seen_to_do(
     """CI runs one; the distances of all are in a file."""
     chapter = CHAPTERS[0]
     many = {"a < b": {"distance": 1.0}, "b < c": {"distance": 0.5}}
-    machines.ROOM.write_text(json.dumps({chapter.stem: many}), "utf-8")
+    record = {"machines": {}, "assertions": {chapter.stem: many}}
+    machines.RECORD.write_text(json.dumps(record), "utf-8")
     assert machines.main(["--only", "here", str(chapter)]) == 0
     assert machines.main(["--only", "1-thread", str(chapter)]) == 1
     assert "a < b: distance 1.0, room 0.05" in capsys.readouterr().out
+
+
+def test_the_page_is_written_chapter_by_chapter(outcomes, capsys):
+    """What was found of another chapter stays."""
+    first, second = CHAPTERS[:2]
+    machines.main(["--page", str(first)])
+    machines.main(["--page", str(second)])
+    record = machines.recorded()
+    assert set(record["assertions"]) == {first.stem, second.stem}
+    meanings = [machine.meaning for machine in machines.MACHINES]
+    assert list(record["machines"]) == meanings
+    for meaning, row in record["machines"].items():
+        count = int("AVX2 at most" in meaning)
+        assert row["differ"] == {first.stem: count, second.stem: count}
+    page = marked.read("machines", machines.PAGE)
+    assert page == machines.table(record["machines"])
+    assert page.startswith("| machine | setting | 0 | 1 |")
+    assert "| `ATEN_CPU_CAPABILITY=avx2` | 1 differ | 1 differ |" in page
+    assert set(record["assertions"][first.stem]["a < b"]) == {
+        "distance",
+        "room",
+    }
 
 
 def test_chapters_may_run_side_by_side(outcomes):
@@ -175,7 +200,7 @@ def test_chapters_may_run_side_by_side(outcomes):
     [
         (["--only", "cray"], "unknown machine: cray; there are here, plain"),
         (["no.ipynb"], "no such notebook"),
-        (["--page", "--only", "here"], "all machines"),
+        (["--page", "--only", "here"], "leave --only out"),
         (["--python", "/nonexistent/python"], "does not run"),
     ],
 )
@@ -329,14 +354,27 @@ def test_rough_sums_are_repeatable_and_only_in_single_precision(monkeypatch):
 # --- what was recorded ------------------------------------------------------
 
 
+AGAIN = "run `python tools/machines.py --page` with the chapters that changed"
+
+
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 def test_each_assertion_holds_with_room(path):
     """On all machines it keeps a fifth of its distance to failing."""
-    found = machines.recorded()[path.stem]
+    found = machines.recorded()["assertions"].get(path.stem, {})
     wanted = machines.asserted(json.loads(path.read_text("utf-8")))
-    again = "run `python tools/machines.py --page`"
-    assert wanted == set(found), again
+    assert wanted == set(found), AGAIN
     assert machines.narrow({path.stem: found}) == []
+
+
+def test_the_page_shows_all_machines_and_no_difference():
+    """The record of the runs, and the table that was made of it."""
+    found = machines.recorded()["machines"]
+    assert {machine.meaning for machine in machines.MACHINES} <= set(found)
+    stems = {path.stem for path in CHAPTERS}
+    for meaning, row in found.items():
+        assert set(row["differ"]) == stems, f"{meaning}: {AGAIN}"
+        assert not any(row["differ"].values()), meaning
+    assert marked.read(machines.TABLE) == machines.table(found)
 
 
 def test_comparisons_of_a_notebook_are_named_as_they_are_recorded(tmp_path):

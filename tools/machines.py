@@ -15,8 +15,10 @@ it, each cell that differs is shown as stored and as computed.
 
 What was run is kept in `_build/machines.json` and is not run again while
 library, notebook and machine are the same (`--again` does). With `--page`
-the table goes into `chapters/testing.md`, and the room that the notebooks'
-assertions were seen to have (see `--room`) into `tests/assertions.json`.
+what was found is recorded in `tests/machines.json`, for the chapters that are
+named, and the table in `chapters/testing.md` is written anew. The record also
+says how far each numeric comparison in an assertion was from failing (see
+`--room`); a run without `--page` is held against it.
 """
 
 import argparse
@@ -43,7 +45,8 @@ from dblm_lib import storage
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "_build" / "machines.json"
-ROOM = ROOT / "tests" / "assertions.json"
+RECORD = ROOT / "tests" / "machines.json"
+PAGE = marked.PAGE
 TABLE = "machines"
 LEAST_ROOM = 0.2
 # Settings of the caller that would make every machine another one.
@@ -120,6 +123,7 @@ MACHINES = (
         **{machine_kernel.ROUGH: "1e-6"},
     ),
 )
+ANSI = re.compile(r"(?:#x1B|\x1b)\[[\d;]*m")  # colours, as XML has them, too
 VERSIONS = """
 import importlib.metadata as m, json
 names = "torch", "transformers", "numpy", "matplotlib"
@@ -211,7 +215,7 @@ def differing(report):
     found = {}
     for case in ET.fromstring(report).iter("testcase"):
         for problem in [*case.findall("failure"), *case.findall("error")]:
-            text = re.sub(r"#x1B\[\d+m|\x1b\[\d+m", "", problem.text or "")
+            text = ANSI.sub("", problem.text or "")
             name = re.sub(r".*?(Cell \d+)$", r"\1", case.get("name", "?"))
             found[name] = text.strip()
     return found
@@ -289,22 +293,36 @@ def run_all(machines, chapters, again=False, jobs=1):
     return results
 
 
-def table(machines, chapters, results):
-    """Return the table of machines in Markdown."""
-    numbers = [str(int(c.stem[:2])) for c in chapters]
-    rows = []
+def outcomes(machines, results):
+    """How many cells differ: {machine: {"setting": ..., "differ": ...}}."""
+    found = {}
     for machine in machines:
         setting = " ".join(
             f"`{k}={v}`"
             for k, v in machine.settings.items()
             if not k.startswith("MACHINES_")
         )
-        counts = [
-            len(results[machine.name, chapter.stem]["differ"])
-            for chapter in chapters
+        counts = {
+            stem: len(result["differ"])
+            for (name, stem), result in results.items()
+            if name == machine.name
+        }
+        found[machine.meaning] = {"setting": setting, "differ": counts}
+    return found
+
+
+def table(found):
+    """Return the table of what `outcomes` found, in Markdown."""
+    stems = sorted({stem for row in found.values() for stem in row["differ"]})
+    rows = []
+    for meaning, row in found.items():
+        counts = [row["differ"].get(stem) for stem in stems]
+        cells = [
+            "–" if n is None else f"{n} differ" if n else "same"
+            for n in counts
         ]
-        cells = [f"{n} differ" if n else "same" for n in counts]
-        rows.append([machine.meaning, setting or "–", *cells])
+        rows.append([meaning, row["setting"] or "–", *cells])
+    numbers = [str(int(stem[:2])) for stem in stems]
     return marked.table(["machine", "setting", *numbers], rows)
 
 
@@ -366,8 +384,34 @@ def narrow(found):
 
 
 def recorded():
-    """Return the room that was stored last, or nothing."""
-    return json.loads(ROOM.read_text("utf-8")) if ROOM.is_file() else {}
+    """Return what was stored last: ``machines`` and ``assertions``."""
+    if RECORD.is_file():
+        return json.loads(RECORD.read_text("utf-8"))
+    return {"machines": {}, "assertions": {}}
+
+
+def store(found, assertions):
+    """Put outcomes and room of some chapters into the record and the page.
+
+    What was recorded of other chapters stays; machines that were not run
+    now, and chapters that are gone, are dropped.
+    """
+    before, here = recorded(), {p.stem for p in every_chapter()}
+    for meaning, row in found.items():
+        old = before["machines"].get(meaning, {}).get("differ", {})
+        both = {**old, **row["differ"]}
+        row["differ"] = {stem: both[stem] for stem in sorted(here & {*both})}
+    both = {**before["assertions"], **assertions}
+    kept_here = {stem: both[stem] for stem in sorted(here & {*both})}
+    record = {"machines": found, "assertions": kept_here}
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    storage.write_text(RECORD, text)
+    marked.write(TABLE, table(found), PAGE)
+
+
+def every_chapter():
+    """List the notebooks of the book."""
+    return sorted((ROOT / "chapters").glob("*.ipynb"))
 
 
 def asserted(notebook):
@@ -413,7 +457,9 @@ def parser():
         help="another machine: a Python with other versions (repeatable)",
     )
     made.add_argument(
-        "--page", action="store_true", help="write table and room"
+        "--page",
+        action="store_true",
+        help="write the record and the table on the page",
     )
     made.add_argument(
         "--room",
@@ -457,27 +503,26 @@ def main(arguments=None):
         for machine in machines:
             print(f"{machine.name:12} {machine.meaning}")
         return 0
-    everything = sorted((ROOT / "chapters").glob("*.ipynb"))
-    chapters = [path.resolve() for path in options.chapters] or everything
+    chapters = [p.resolve() for p in options.chapters] or every_chapter()
     missing = [str(path) for path in chapters if not path.is_file()]
     if missing:
         raise SystemExit(f"no such notebook: {', '.join(missing)}")
-    if options.page and (options.only is not None or chapters != everything):
-        raise SystemExit("--page is for all machines and all chapters")
+    if options.page and options.only is not None:
+        raise SystemExit("--page is for all machines: leave --only out")
     results = run_all(machines, chapters, options.again, options.jobs)
-    print("\n" + table(machines, chapters, results))
-    found = room(chapters, results, None if options.page else recorded())
+    found = outcomes(machines, results)
+    print("\n" + table(found))
+    before = None if options.page else recorded()["assertions"]
+    assertions = room(chapters, results, before)
     if options.room:
-        for chapter, rows in found.items():
+        for chapter, rows in assertions.items():
             for name, row in sorted(rows.items(), key=lambda r: r[1]["room"]):
                 print(
                     f"{chapter} {row['room']:6.2f} {row['distance']:9} {name}"
                 )
     if options.page:
-        marked.write(TABLE, table(machines, chapters, results))
-        text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-        storage.write_text(ROOM, text)
-    tight = narrow(found)
+        store(found, assertions)
+    tight = narrow(assertions)
     for sentence in tight:
         print(f"too little room: {sentence}")
     return int(bool(tight) or any(r["differ"] for r in results.values()))
