@@ -398,7 +398,9 @@ class DBLM(DenoiserBase):
             )
         if config.evidence:
             alone = likelihood + self.log_frequency
-            points = _put(points, asked, posterior.mean(alone, self.table()))
+            points = _put(
+                points, asked, posterior.token_mean(alone, self.table())
+            )
         hidden = self.project_in(points.to(self.dtype))
         if config.conditioning == "time":
             code = noise_embedding(t, config.hidden_size)
@@ -430,7 +432,7 @@ class DBLM(DenoiserBase):
         if config.likelihood:
             logits = logits.add(likelihood, alpha=likelihood_weight)
         if config.head == "mixture":
-            x0 = posterior.mean(logits, self.table(), temperature)
+            x0 = posterior.token_mean(logits, self.table(), temperature)
         return DenoiserOutput(x0=_put(zt, asked, x0), logits=logits)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from . import schedules
 
-__all__ = ["LARGEST_SNR", "empirical_denoiser", "log_likelihood", "mean"]
+__all__ = ["LARGEST_SNR", "empirical_denoiser", "log_likelihood", "token_mean"]
 
 # Beyond this signal-to-noise ratio a token is certain: the likelihood stops
 # growing there, and stays finite at t = 0.
@@ -52,7 +52,7 @@ def log_likelihood(zt, t, table, schedule):
         return (snr.clamp(max=LARGEST_SNR) * points) @ table.T
 
 
-def mean(logits, table, temperature=1.0):
+def token_mean(logits, table, temperature=1.0):
     r"""The mean of the tokens' embeddings under their probabilities.
 
     .. math:: \hat x_0 = \sum_v p_v e_v, \qquad

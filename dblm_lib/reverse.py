@@ -85,7 +85,8 @@ def staggered_times(num_steps, length, stagger):
     -------
     tensor, shape ``(num_steps + 1, length, 1)``, float64
     """
-    check_stagger(stagger)
+    if not 0 <= stagger < float("inf"):
+        raise ValueError(f"stagger must be 0 or more; got {stagger}")
     clock = (1 + stagger) * reverse_times(num_steps)[:, None]
     delay = stagger * torch.linspace(1, 0, length, dtype=torch.float64)
     times = clock - delay

@@ -1160,7 +1160,7 @@ def test_the_likelihood_weighs_what_is_asked():
         found = guesser(zt, t)
         wanted = whole - own + weight * own
         assert torch.allclose(guesser.answer.logits, wanted, atol=1e-3)
-        mixed = posterior.mean(wanted, table)
+        mixed = posterior.token_mean(wanted, table)
         assert torch.allclose(found, mixed, atol=1e-4)
     assert own.std() > 0.1
 

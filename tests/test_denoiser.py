@@ -644,10 +644,10 @@ def test_likelihood_keeps_its_digits_under_autocast():
         table, logits = model.table(), points(dim=VOCAB)
         given = zt, t, table, model.schedule
         exact = posterior.log_likelihood(*given)
-        mean = posterior.mean(logits, table)
+        mean = posterior.token_mean(logits, table)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert torch.equal(posterior.log_likelihood(*given), exact)
-            assert torch.equal(posterior.mean(logits, table), mean)
+            assert torch.equal(posterior.token_mean(logits, table), mean)
             assert model(zt, t[:, 0]).x0.dtype == torch.float32
 
 
@@ -1050,7 +1050,7 @@ def test_kept_positions_are_read_but_not_asked(evidence, shift):
     expected = model(zt, t).logits
     torch.testing.assert_close(logits, expected[~keep], rtol=0, atol=1e-4)
     assert torch.equal(guess[keep], x0[keep])
-    mixed = posterior.mean(logits, model.table())
+    mixed = posterior.token_mean(logits, model.table())
     torch.testing.assert_close(guess[~keep], mixed)
     assert torch.equal(zt, before)
 

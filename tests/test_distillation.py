@@ -118,7 +118,7 @@ def test_the_teacher_goes_on_from_there():
                 previous=guess,
                 likelihood_weight=0.4,
             ).logits
-        guess = posterior.mean(logits / 0.7, teacher.table())
+        guess = posterior.token_mean(logits / 0.7, teacher.table())
         moved = decoding.deterministic_step(guess, zt, teacher.schedule, t, s)
         zt = torch.where(s < t, moved, zt)
     assert torch.equal(made["answers"], logits.argmax(-1))

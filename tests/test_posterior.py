@@ -81,7 +81,7 @@ def test_likelihood_stops_growing():
 def test_mean_is_weighted_by_probabilities(temperature, seed):
     """Softmax times table, in float64; and within the tokens' range."""
     table, logits = table_of(seed), draw(2, 3, VOCAB, seed=seed + 1)
-    got = posterior.mean(logits, table, temperature)
+    got = posterior.token_mean(logits, table, temperature)
     odds = (logits.double() / temperature).exp()
     wanted = odds @ table.double() / odds.sum(-1, keepdim=True)
     assert got.dtype == torch.float32
@@ -98,7 +98,7 @@ def test_both_count_in_float32():
     exact = posterior.log_likelihood(zt.float(), *given_)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = posterior.log_likelihood(zt, t, table, schedules.Linear())
-        mean = posterior.mean(exact.bfloat16(), table)
+        mean = posterior.token_mean(exact.bfloat16(), table)
     assert torch.equal(got, exact)
     assert mean.dtype == torch.float32
 
@@ -110,7 +110,7 @@ def test_it_is_the_exact_denoiser_of_texts_of_one_token(level):
     t = schedule.time_of(level)
     zt = draw(40, 1, DIM, seed=2)
     texts = posterior.empirical_denoiser(table[:, None], schedule)
-    alone = posterior.mean(
+    alone = posterior.token_mean(
         posterior.log_likelihood(zt, t.reshape(1, 1), table, schedule), table
     )
     torch.testing.assert_close(alone, texts(zt, t), rtol=0, atol=1e-4)
@@ -125,7 +125,7 @@ def test_gradients_are_those_of_finite_differences():
 
     def guess(points, rows):
         own = posterior.log_likelihood(points, t, rows, schedule)
-        return posterior.mean(own, rows)
+        return posterior.token_mean(own, rows)
 
     # It counts in float32 whatever comes in: wide steps, loose bounds.
     torch.autograd.gradcheck(
