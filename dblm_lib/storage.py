@@ -331,9 +331,11 @@ def _read(folder):
     """What a folder's marker says; None if it has none that can be read."""
     try:
         marker = json.loads((folder / MARKER).read_text("utf-8"))
-        return {name: marker[name] for name in ("owner", "name", "files")}
-    except (OSError, ValueError, KeyError, TypeError):
+        found = {name: marker[name] for name in ("owner", "name", "files")}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    known = isinstance(found["files"], (dict, type(None)))
+    return found if known else None
 
 
 def _digests(folder):

@@ -22,6 +22,7 @@ from pathlib import Path
 import pydata_sphinx_theme
 from docutils import nodes
 from docutils.statemachine import StringList
+from jupyter_cache import get_cache
 from myst_nb.sphinx_ import NbMetadataCollector
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
@@ -80,9 +81,10 @@ def forget_stale_runs(app):
     stamp = cache / "library.sha256"
     if stamp.exists() and stamp.read_text() == fingerprint():
         return
-    if (cache / "global.db").exists():  # surely a cache, not a folder of ours
-        shutil.rmtree(cache)
     cache.mkdir(parents=True, exist_ok=True)
+    runs = get_cache(cache)  # it knows what it wrote, and removes no more
+    for run in runs.list_cache_records():
+        runs.remove_cache(run.pk)
     stamp.write_text(fingerprint())
 
 
