@@ -79,7 +79,7 @@ NPM := $(shell command -v npm 2>/dev/null)
 lint: $(VENV)/.test $(if $(NPM),node_modules/.package-lock.json)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(if $(NPM),node_modules/.bin/biome ci --error-on-warnings,@echo \
+	$(if $(NPM),node_modules/.bin/biome ci --error-on-warnings dblm_lib _static,@echo \
 	  "NOT CHECKED: scripts and styles (dblm_lib/widgets, _static)." \
 	  "Their linter needs npm, which comes with Node.js.")
 

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -609,6 +610,20 @@ def test_unknown_exercise_names_the_nearest(typed, meant):
     said = verdict(typed, 9)
     assert not said.ok
     assert f"no exercise {typed}; did you mean {meant}?" in said.message
+
+
+def test_each_chapter_has_its_file_and_each_file_is_read():
+    """A checker stands in the file of the chapter that its number names."""
+    folder = Path(exercises.__file__).parent
+    notebooks = (folder.parents[1] / "chapters").glob("[0-9]*.ipynb")
+    chapters = dict(sorted(path.stem.split("_", 1) for path in notebooks))
+    del chapters["00"]  # the welcome
+    files = {path.stem for path in folder.glob("*.py")}
+    assert [*exercises.CHAPTERS] == [*chapters.values()]
+    assert files - {"__init__", "core"} == set(exercises.CHAPTERS)
+    for number, checker in exercises.REGISTRY.items():
+        chapter = chapters[f"{int(number.split('.')[0]):02}"]
+        assert checker.__module__ == f"dblm_lib.exercises.{chapter}"
 
 
 def test_import_is_light():

@@ -40,6 +40,16 @@ def test_wheel_carries_data_and_library_and_nothing_else(wheel):
         assert wheel.read(name) == (ROOT / source).read_bytes(), name
 
 
+def test_every_package_is_named():
+    """setuptools packs what pyproject.toml names: no folder is forgotten."""
+    folders = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "dblm_lib").rglob("__init__.py")
+    }
+    named = PROJECT["tool"]["setuptools"]["packages"]
+    assert sorted(named) == sorted({*folders, "dblm_lib.data"})
+
+
 @pytest.mark.parametrize(
     "part", ["MANIFEST.json", "tokenizer/", "checkpoints/tales-gpt2/"]
 )
@@ -87,6 +97,18 @@ def test_data_of_the_wheel_are_found_and_whole(installed, tmp_path):
     code = (
         "from dblm_lib import resources as r; print(r.data_path());"
         "assert r.manifest()"
+    )
+    done = environments.run([installed.python, "-c", code], tmp_path)
+    assert done.stdout.startswith(str(installed.packages))
+
+
+def test_figures_and_exercises_of_the_wheel_work(installed, tmp_path):
+    """Scripts and styles are read from where the library is installed."""
+    code = (
+        "from dblm_lib import exercises, widgets; print(widgets.__file__);"
+        "figure = widgets.grid_explorer([[1]], ['a'], alt='One cell.');"
+        "assert 'dblmStart' in figure.html;"
+        "assert exercises.verdict('1.1', 9)"
     )
     done = environments.run([installed.python, "-c", code], tmp_path)
     assert done.stdout.startswith(str(installed.packages))
