@@ -14,5 +14,5 @@ def is_number(value):
 
 def is_whole(value, least=1):
     """Say whether a value is a whole number of at least ``least``."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return whole and value >= least

@@ -5,9 +5,8 @@ Chapter 4.
 
 import math
 from dataclasses import dataclass
-from numbers import Integral, Real
 
-from .. import resources
+from .. import checks, resources
 
 __all__ = [
     "PROPOSAL_PROMPTS",
@@ -106,21 +105,18 @@ class TrainConfig:
 
 def _whole(name, value, least):
     """Refuse what is no whole number of at least ``least``."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number; got {value!r}")
-    if value < least:
-        kind = "positive" if least else "0 or more"
-        raise ValueError(f"{name} must be {kind}; got {value}")
+    if not checks.is_whole(value, least):
+        raise ValueError(
+            f"{name} must be a whole number of at least {least}; got {value!r}"
+        )
 
 
 def _number(name, value):
     """Refuse what is no finite number of at least 0; else return it."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number; got {value!r}")
-    if not 0 <= value < math.inf:
-        raise ValueError(
-            f"{name} must be positive or 0, and finite; got {value}"
-        )
+    if not checks.is_number(value):
+        raise TypeError(f"{name} must be a finite number; got {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must be positive or 0; got {value}")
     return value
 
 
