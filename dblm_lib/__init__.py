@@ -22,6 +22,7 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 _MODULES = (
+    "ablation",
     "cli",
     "decoding",
     "denoiser",
@@ -30,6 +31,7 @@ _MODULES = (
     "evaluation",
     "exercises",
     "ladder",
+    "levels",
     "metrics",
     "muon",
     "noising",
