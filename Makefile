@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+RECIPES ?=
 JUPYTER_BOOK_ARGS ?=
 
 # Where pip may find a torch without CUDA; empty on a machine with an NVIDIA
@@ -24,7 +25,7 @@ help:
 	@echo "make page         the same from the committed outputs, not run"
 	@echo "make test         run all tests, notebooks included"
 	@echo "make refresh      run the chapters and store their outputs"
-	@echo "make checkpoints  train the embedded checkpoints again (hours)"
+	@echo "make checkpoints  make everything in data/ again, or go on (hours)"
 	@echo "make lint         check style and formatting, notebooks included"
 	@echo "                  (scripts and styles too, where npm is)"
 	@echo "make clean        remove what was built (distclean: .venv too)"
@@ -70,8 +71,9 @@ test: $(VENV)/.test
 refresh: $(VENV)/.test
 	$(BIN)/python tools/refresh.py
 
+# RECIPES="--list" shows what there is; RECIPES="ladder --jobs 8" makes one.
 checkpoints: $(VENV)/.test
-	$(BIN)/python tools/make_checkpoints.py
+	$(BIN)/python -m recipes $(RECIPES)
 
 # Biome checks JavaScript and CSS, in the version of package-lock.json.
 NPM := $(shell command -v npm 2>/dev/null)

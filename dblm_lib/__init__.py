@@ -22,6 +22,7 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 _MODULES = (
+    "ablation",
     "autoregressive",
     "checks",
     "cli",
@@ -33,6 +34,7 @@ _MODULES = (
     "evaluation",
     "exercises",
     "ladder",
+    "levels",
     "metrics",
     "muon",
     "noising",

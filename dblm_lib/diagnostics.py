@@ -8,14 +8,22 @@ one cause put back.
 
 import json
 import math
-import os
 import time
-from pathlib import Path
+from dataclasses import asdict
 
 import torch
 import torch.nn.functional as F
 
-from . import decoding, denoiser, noising, resources, text, training
+from . import (
+    ablation,
+    decoding,
+    denoiser,
+    noising,
+    resources,
+    text,
+    training,
+)
+from .levels import answer, as_mask
 
 __all__ = [
     "CAUSES",
@@ -110,8 +118,9 @@ def level_report(denoise, table, schedule, ids, real, levels, seed=0):
         token counts.
     table : tensor, shape ``(vocab, dim)``
     schedule : Schedule
-    ids : tensor of ids, and real : bool tensor, shape ``(batch, length)``
-        Texts, and the positions that count.
+    ids : tensor of ids, shape ``(batch, length)``
+    real : mask of that shape
+        1 at the positions that count.
     levels : sequence of float
         sigma / alpha.
     seed : int
@@ -124,30 +133,32 @@ def level_report(denoise, table, schedule, ids, real, levels, seed=0):
         noised point; ``error``, MSE / Var; ``norm``, length of the answer
         over that of the clean embedding; ``cosine`` of the answer to the
         mean embedding; ``top``, share of the commonest rounded token.
+
+    Raises
+    ------
+    ValueError
+        If ``real`` does not fit, see `levels.as_mask`, or is 0 everywhere.
     """
-    x0 = table[ids]
-    clean = x0[real]
+    real = as_mask(real, ids)
+    if not real.any():
+        raise ValueError("no position counts: the mask is 0 everywhere")
+    clean = table[ids[real]]
     mean = clean.mean(dim=0)
     variance = (clean - mean).square().mean()
     names = ("accuracy", "baseline", "error", "norm", "cosine", "top")
     rows = {name: [] for name in names}
     for level in levels:
-        t = schedule.time_of(level)
         generator = torch.Generator().manual_seed(seed)
-        zt, _ = noising.add_noise(x0, t, schedule, generator)
-        x0_hat = denoise(zt, t)
-        ours = getattr(denoise, "ids", None)
-        if ours is None:
-            ours = noising.nearest(x0_hat, table)
-        alone = noising.nearest(zt / float(schedule.alpha(t)), table)
-        guess, wanted = x0_hat[real], ids[real]
+        t = schedule.time_of(level)
+        found = answer(denoise, table, schedule, ids, real, t, generator)
+        guess = found.guess
         values = (
-            (ours[real] == wanted).double().mean(),
-            (alone[real] == wanted).double().mean(),
-            (guess - clean).square().mean() / variance,
+            found.accuracy,
+            found.baseline,
+            found.mse() / variance,
             guess.norm(dim=-1).mean() / clean.norm(dim=-1).mean(),
             F.cosine_similarity(guess, mean[None], dim=-1).mean(),
-            ours[real].bincount().max() / len(wanted),
+            found.found.bincount().max() / len(clean),
         )
         for row, value in zip(rows.values(), values):
             row.append(float(value))
@@ -184,7 +195,7 @@ def score(model, ids, real, seed=0, rounding="model"):
     Parameters
     ----------
     model : DBLM
-    ids : tensor of ids, and real : bool tensor, shape ``(batch, length)``
+    ids : tensor of ids, and real : mask, shape ``(batch, length)``
     seed : int
     rounding : {"model", "nearest"}
         See `examine`.
@@ -195,6 +206,7 @@ def score(model, ids, real, seed=0, rounding="model"):
         0 is as good as no network; 0.5 would be perfect; below 0 the
         network destroys what was there.
     """
+    real = as_mask(real, ids)
     levels = difficult_levels(model.table().detach(), ids[real], seed=seed)
     report = examine(model, ids, real, levels, seed, rounding)
     gains = [a - b for a, b in zip(report["accuracy"], report["baseline"])]
@@ -269,13 +281,14 @@ def accuracy_by_position(found, ids, real):
     Parameters
     ----------
     found, ids : tensors of ids, shape ``(batch, length)``
-    real : bool tensor of that shape
+    real : mask of that shape
 
     Returns
     -------
     tensor, shape ``(length,)``
         NaN where no text is that long.
     """
+    real = as_mask(real, ids)
     right = ((found == ids) & real).double().sum(dim=0)
     return right / real.sum(dim=0)
 
@@ -498,13 +511,9 @@ def _recipe(settings, steps, seed):
         config = training.proposal_config()
         config.seed = seed
         return config
+    longer = {"batch_size": 16, "learning_rate": 2e-3, "warmup": 20}
     return training.TrainConfig(
-        steps=steps,
-        batch_size=16,
-        learning_rate=2e-3,
-        warmup=20,
-        precision="auto",
-        seed=seed,
+        steps=steps, seed=seed, precision="auto", **longer
     )
 
 
@@ -561,11 +570,9 @@ def run(settings, seed=0, steps=None, progress=False):
     training.train(model, ids, counted, config, watched, progress=progress)
     measure(config.steps)
     nearest = score(model, valid, real, rounding="nearest")
+    draw = torch.Generator().manual_seed(seed)
     drawn = decoding.generate_ids(
-        model,
-        num_return_sequences=8,
-        num_steps=32,
-        generator=torch.Generator().manual_seed(seed),
+        model, num_return_sequences=8, num_steps=32, generator=draw
     )
     return {
         "settings": settings,
@@ -619,30 +626,33 @@ def long_runs(progress=True, folder=None, seeds=(0, 1)):
     -------
     dict
         Name of a run to the list of its results, one a seed.
+
+    Raises
+    ------
+    resources.DataError
+        If a run in ``folder`` was asked for something else.
     """
     found = {name: [] for name in plan()}
     for seed in seeds:
         for name, settings in plan().items():
-            file = Path(folder or ".") / f"{seed} {name.replace(':', '')}.json"
-            if folder and file.is_file():
-                found[name].append(json.loads(file.read_text("utf-8")))
-                continue
-            result = run(settings, seed)
-            found[name].append(result)
-            if progress:
-                print(seed, name, result["scores"], flush=True)
-            if folder:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                draft = file.with_suffix(".tmp")
-                draft.write_text(json.dumps(result) + "\n", "utf-8")
-                os.replace(draft, file)
+            steps = STEPS.get(settings["recipe"])
+            recipe = asdict(_recipe(settings, steps, seed))
+            one = ablation.Run(f"{seed} {name}", settings, recipe)
+
+            def make(name=name, settings=settings, seed=seed):
+                result = run(settings, seed)
+                if progress:
+                    print(seed, name, result["scores"], flush=True)
+                return result
+
+            found[name].append(ablation.result(one, make, folder))
     return found
 
 
 def results():
     """The long runs that the book brings along.
 
-    They were made by ``python tools/make_checkpoints.py autopsy``.
+    They were made by ``python -m recipes autopsy``.
 
     Returns
     -------
@@ -677,20 +687,18 @@ def explained(runs):
     def ends(name):
         return [one["scores"][-1] for one in runs[name]]
 
-    damage = [a - b for a, b in zip(ends("repaired"), ends("proposal"))]
-
     def shares(better, worse):
         if not (runs.get(better) and runs.get(worse)):
             return None
         rows = zip(ends(better), ends(worse), damage)
         return [(a - b) / whole for a, b, whole in rows]
 
+    damage = [a - b for a, b in zip(ends("repaired"), ends("proposal"))]
     table = {}
     for cause in CAUSES:
-        later = f"trained, fixed: {cause}"
         table[cause] = {
             "alone": shares(f"fixed: {cause}", "proposal"),
-            "trained": shares(later, "trained"),
+            "trained": shares(f"trained, fixed: {cause}", "trained"),
             "given": shares("repaired", f"broken: {cause}"),
         }
     return table

@@ -10,15 +10,22 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from . import denoiser, noising, resources, schedules, text, training
+from . import (
+    ablation,
+    decoding,
+    denoiser,
+    resources,
+    schedules,
+    text,
+    training,
+)
+from .levels import answer
 
 __all__ = [
     "FIT_LEVELS",
@@ -378,34 +385,28 @@ def level_report(model, ids, levels, seed=0):
         ``nats``, the cross-entropy a position.
     """
     model.eval()
-    device = next(model.parameters()).device
+    ids = ids.to(next(model.parameters()).device)
+    everywhere = torch.ones_like(ids, dtype=torch.bool)
     schedule, table = model.schedule, model.table()
-    ids = ids.to(device)
-    x0 = model.embed(ids)
     mixture = model.config.head == "mixture"
     rows = {"level": [], "accuracy": [], "baseline": [], "error": []}
     rows |= {"nats": []} if mixture else {}
     for level in levels:
         t = schedule.time_of(level)
+        guesser = decoding.Guesser(model)  # anew: without a last guess
         generator = torch.Generator().manual_seed(seed)
-        zt, _ = noising.add_noise(x0, t, schedule, generator)
-        alpha = float(schedule.alpha(t))
-        rounded = noising.nearest(zt / alpha, table)
-        answer = model(zt, t)
-        x0_hat, logits = answer.x0, answer.logits
-        if mixture:
-            nats = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
-            rows["nats"].append(nats.item())
-            guess = logits.argmax(-1)
-        else:
-            guess = noising.nearest(x0_hat, table)
-        mse = (x0_hat - x0).square().mean()
+        found = answer(guesser, table, schedule, ids, everywhere, t, generator)
+        error = training.normalised_mse(found.mse(), found.clean)
         rows["level"].append(float(schedule.noise_level(t)))
-        rows["accuracy"].append((guess == ids).float().mean().item())
-        rows["baseline"].append((rounded == ids).float().mean().item())
-        rows["error"].append(
-            training.normalised_mse(mse, x0.flatten(0, 1)).item()
-        )
+        # In single precision, or digits of the recorded runs would move.
+        shares = torch.tensor([found.accuracy, found.baseline])
+        rows["accuracy"].append(shares[0].item())
+        rows["baseline"].append(shares[1].item())
+        rows["error"].append(error.item())
+        if mixture:
+            logits = guesser.answer.flatten(0, 1)
+            nats = F.cross_entropy(logits, ids.flatten())
+            rows["nats"].append(nats.item())
     return rows
 
 
@@ -463,57 +464,52 @@ def run(index, seed, folder, measure, progress=True, **changes):
     Raises
     ------
     resources.DataError
-        If the run in ``folder`` was trained for another number of steps.
+        If the run in ``folder`` is that of another rung or recipe.
     """
-    folder = Path(folder)
-    rung = RUNGS[index]
-    file = folder / f"{index:02d}-{rung.name}-{seed}.json"
-    config = recipe(index, seed=seed, **changes)
-    if file.is_file():
-        result = json.loads(file.read_text("utf-8"))
-        if result["steps"] != config.steps:
-            raise resources.DataError(
-                f"{file} was trained for {result['steps']} steps, not "
-                f"{config.steps}: choose another folder"
-            )
-        return result
-    levels = levels_of(index, seed, folder, measure, progress, **changes)
-    backbone = resources.load_backbone("tales-gpt2")
-    ids, valid = canvases(backbone.tokenizer)
-    model = build(index, levels, seed, backbone).to(resources.device())
-    start = time.perf_counter()
-    history = train(model, index, ids, config, progress)
-    seconds = time.perf_counter() - start
-    report = level_report(model, valid[:256], FIT_LEVELS)
-    result = {
-        "rung": rung.name,
-        "title": rung.title,
-        "seed": seed,
-        "steps": config.steps,
-        "tokens_seen": config.steps * config.batch_size * SEQ_LEN,
-        "seconds": round(seconds),
-        "device": resources.device_name(),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "steps_logged": history.steps[::10],
-        "loss": [round(v, 5) for v in history.loss[::10]],
-        "by_level": {
-            name: [round(v, 5) for v in values]
-            for name, values in report.items()
-        },
-        "levels": levels,  # those of its own schedule
-        "fitted_levels": fit_levels(report),
-        **measure(model),
+    rung, config = RUNGS[index], recipe(index, seed=seed, **changes)
+
+    def make():
+        levels = levels_of(index, seed, folder, measure, progress, **changes)
+        backbone = resources.load_backbone("tales-gpt2")
+        ids, valid = canvases(backbone.tokenizer)
+        model = build(index, levels, seed, backbone).to(resources.device())
+        start = time.perf_counter()
+        history = train(model, index, ids, config, progress)
+        seconds = time.perf_counter() - start
+        report = level_report(model, valid[:256], FIT_LEVELS)
+        return {
+            "rung": rung.name,
+            "title": rung.title,
+            "seed": seed,
+            "steps": config.steps,
+            "tokens_seen": config.steps * config.batch_size * SEQ_LEN,
+            "seconds": round(seconds),
+            "device": resources.device_name(),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "steps_logged": history.steps[::10],
+            "loss": [round(v, 5) for v in history.loss[::10]],
+            "by_level": {
+                name: [round(v, 5) for v in values]
+                for name, values in report.items()
+            },
+            "levels": levels,  # those of its own schedule
+            "fitted_levels": fit_levels(report),
+            **measure(model),
+        }
+
+    return ablation.result(_named(rung.name, index, config), make, folder)
+
+
+def _named(what, index, config):
+    """A run of a rung; its levels are found on the way."""
+    rungs = RUNGS[: index + 1]
+    settings = {
+        "model": options_up_to(index, levels=()),
+        "backbone": RUNGS[index].backbone,
+        "first": max(rung.first for rung in rungs),
     }
-    return _kept(file, result)
-
-
-def _kept(file, result):
-    """Write a file in one go, so that a killed run leaves no half of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".tmp")
-    draft.write_text(json.dumps(result) + "\n", "utf-8")
-    os.replace(draft, file)
-    return result
+    name = f"{index:02d}-{what}-{config.seed}"
+    return ablation.Run(name, settings, dataclasses.asdict(config))
 
 
 def levels_of(index, seed, folder, measure, progress=True, **changes):
@@ -535,34 +531,29 @@ def levels_of(index, seed, folder, measure, progress=True, **changes):
     fits = [i for i, rung in enumerate(RUNGS[: index + 1]) if rung.fitted]
     if not fits:
         return None
-    folder, last = Path(folder), fits[-1]
+    last = fits[-1]
     if len(fits) == 1:
         below = run(last - 1, seed, folder, measure, progress, **changes)
         return below["fitted_levels"]
-    file = folder / f"{last:02d}-levels-{seed}.json"
-    if file.is_file():
-        return json.loads(file.read_text("utf-8"))
-    backbone = resources.load_backbone("tales-gpt2")
-    ids, valid = canvases(backbone.tokenizer)
-    wide = [level for level in FIT_LEVELS if level > 0.25]
-    model = build(last, wide, seed, backbone).to(resources.device())
     brief = {**changes, "steps": FIT_STEPS, "warmup": 20}
     config = recipe(last, seed=seed, **brief)
-    training.train(
-        model,
-        ids,
-        torch.ones_like(ids, dtype=torch.bool),
-        config,
-        progress=progress,
-    )
-    report = level_report(model, valid[:256], FIT_LEVELS)
-    return _kept(file, fit_levels(report))
+
+    def make():
+        backbone = resources.load_backbone("tales-gpt2")
+        ids, valid = canvases(backbone.tokenizer)
+        wide = [level for level in FIT_LEVELS if level > 0.25]
+        model = build(last, wide, seed, backbone).to(resources.device())
+        everywhere = torch.ones_like(ids, dtype=torch.bool)
+        training.train(model, ids, everywhere, config, progress=progress)
+        return fit_levels(level_report(model, valid[:256], FIT_LEVELS))
+
+    return ablation.result(_named("levels", last, config), make, folder)
 
 
 def results():
     """The runs of the ladder that the book brings along.
 
-    They were made by ``python tools/make_checkpoints.py ladder``.
+    They were made by ``python -m recipes ladder``.
 
     Returns
     -------

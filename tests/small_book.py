@@ -46,7 +46,7 @@ def _add_model(root, content, metrics):
             "bytes": file.stat().st_size,
         }
     content["artifacts"]["tales-dblm"] = {
-        "command": "python tools/make_checkpoints.py tales-dblm",
+        "command": "python -m recipes tales-dblm",
         "seconds": 1,
         "metrics": {"parameters": 1, **metrics},
     }

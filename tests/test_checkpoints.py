@@ -1,12 +1,11 @@
 """What lies in data/ is what the manifest says, and as good as it says."""
 
-import importlib.util
 import json
 import math
-from pathlib import Path
 
 import pytest
 
+import recipes
 from dblm_lib import evaluation, metrics, resources, tales, text
 
 MEGABYTE = 2**20
@@ -34,17 +33,6 @@ def held_out():
     return text.load("tales", size=1).valid
 
 
-@pytest.fixture(scope="module")
-def makers():
-    """The tool that makes data/."""
-    root = Path(__file__).resolve().parent.parent
-    path = root / "tools" / "make_checkpoints.py"
-    spec = importlib.util.spec_from_file_location("make_checkpoints", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 # --- files ------------------------------------------------------------------
 
 
@@ -63,12 +51,12 @@ def test_every_file_is_listed_and_as_listed(manifest):
         assert resources.sha256(here[name]) == listed["sha256"], name
 
 
-def test_the_manifest_says_how_everything_was_made(manifest, makers):
-    assert manifest["artifacts"].keys() == makers.MAKERS.keys()
+def test_the_manifest_says_how_everything_was_made(manifest):
+    assert manifest["artifacts"].keys() == recipes.PLACES.keys()
     for name, record in manifest["artifacts"].items():
-        assert record["command"] == f"python tools/make_checkpoints.py {name}"
+        assert record["command"] == f"python -m recipes {name}"
         assert record["seconds"] > 0 and record["metrics"]
-        place = makers.MAKERS[name][0]
+        place = recipes.PLACES[name]
         assert resources.verified(*place.split("/")).is_dir()
 
 
@@ -82,17 +70,17 @@ def test_the_data_is_small_enough_to_clone():
 
 
 def test_the_held_out_tales_are_those_of_the_grammar(
-    makers, manifest, tmp_path, held_out
+    manifest, tmp_path, held_out
 ):
-    measured = makers.make_tales(tmp_path, None)
+    measured = recipes.load("tales").make(tmp_path)
     shipped = resources.data_path("tales", "valid.txt").read_bytes()
     assert (tmp_path / "valid.txt").read_bytes() == shipped
     assert measured == manifest["artifacts"]["tales"]["metrics"]
     assert shipped.decode().splitlines() == held_out
 
 
-def test_the_tokenizer_is_what_its_command_makes(makers, manifest, tmp_path):
-    measured = makers.make_tokenizer(tmp_path, None)
+def test_the_tokenizer_is_what_its_command_makes(manifest, tmp_path):
+    measured = recipes.load("tokenizer").make(tmp_path)
     shipped = resources.data_path("tokenizer", "tokenizer.json").read_bytes()
     assert (tmp_path / "tokenizer.json").read_bytes() == shipped
     assert measured == manifest["artifacts"]["tokenizer"]["metrics"]
@@ -153,26 +141,10 @@ def test_its_tales_hold_together(backbone, figures):
     assert not set(texts) <= set(text.load("tales", size=2000).train)
 
 
-# --- many runs side by side -------------------------------------------------
+# --- samplers, and the teacher on its way -----------------------------------
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_runs_side_by_side_come_back_in_order(jobs):
-    """In processes of their own; the order is that of the tasks."""
-    makers = importlib.import_module("make_checkpoints")  # by its own name
-    tasks = [(7, 2), (9, 3), (8, 5)]
-    assert makers._side_by_side(divmod, tasks, jobs) == [
-        divmod(*task) for task in tasks
-    ]
-
-
-def test_jobs_must_be_one_or_more(makers, capsys):
-    with pytest.raises(SystemExit):
-        makers.main(["ladder", "--jobs", "0"])
-    assert "--jobs must be 1 or more; got 0" in capsys.readouterr().err
-
-
-def test_the_grid_of_samplers_is_whole(makers):
+def test_the_grid_of_samplers_is_whole():
     """Each way with each number of steps, from the models of today."""
     from dblm_lib import denoiser
 
@@ -182,7 +154,7 @@ def test_the_grid_of_samplers_is_whole(makers):
         denoiser.load(name).config
         for name in ("tales-dblm-teacher", "tales-dblm")
     ]
-    ways = makers._ways(*configs)
+    ways = recipes.load("samplers").ways(*configs)
     points = [(row["way"], row["num_steps"]) for row in grid]
     counts = (4, 8, 16, 32, 64, 128, 256)
     assert points == [(way, n) for n in counts for way in ways]
@@ -195,14 +167,11 @@ def test_the_grid_of_samplers_is_whole(makers):
         assert row["device"]
 
 
-# --- the teacher on its way -------------------------------------------------
-
-
-def test_the_course_has_its_marks_and_ends_at_the_teacher(makers, manifest):
+def test_the_course_has_its_marks_and_ends_at_the_teacher(manifest):
     file = resources.verified("course") / "course.json"
     course = json.loads(file.read_text("utf-8"))
     facts = manifest["artifacts"]["tales-dblm-teacher"]["metrics"]
-    marks = [*makers.COURSE_MARKS, facts["steps"]]
+    marks = [*recipes.load("course").MARKS, facts["steps"]]
     for way in ("plain", "own"):
         rows = [row for row in course if row["way"] == way]
         assert [row["step"] for row in rows] == marks

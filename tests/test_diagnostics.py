@@ -327,7 +327,8 @@ def test_a_run_is_kept_and_not_repeated(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return {"scores": [len(calls)], "seed": seed}
 
-    plan = {name: {"data": name} for name in ("one: a", "two", "three")}
+    names = ("one: a", "two", "three")
+    plan = {name: {"data": name, "recipe": "longer"} for name in names}
     monkeypatch.setattr(diagnostics, "plan", lambda: plan)
     monkeypatch.setattr(diagnostics, "run", run)
     with pytest.raises(KeyboardInterrupt):
@@ -335,3 +336,71 @@ def test_a_run_is_kept_and_not_repeated(tmp_path, monkeypatch):
     found = diagnostics.long_runs(False, tmp_path, seeds=(0,))
     assert len(calls) == 4
     assert [found[name][0]["scores"] for name in plan] == [[1], [2], [4]]
+
+
+def test_a_run_of_other_settings_is_named_by_what_differs(
+    tmp_path, monkeypatch
+):
+    def run(settings, seed):
+        return {"scores": [0.5], "seed": seed}
+
+    settings = {"recipe": "longer", "causal": True}
+    monkeypatch.setattr(diagnostics, "plan", lambda: {"one": settings})
+    monkeypatch.setattr(diagnostics, "run", run)
+    diagnostics.long_runs(False, tmp_path, seeds=(0,))
+    settings["causal"] = False
+    with pytest.raises(resources.DataError, match="True causal, not False"):
+        diagnostics.long_runs(False, tmp_path, seeds=(0,))
+    settings["causal"] = True
+    monkeypatch.setitem(diagnostics.STEPS, "longer", 7)
+    with pytest.raises(resources.DataError, match="400 steps, not 7"):
+        diagnostics.long_runs(False, tmp_path, seeds=(0,))
+
+
+# --- masks of any type --------------------------------------------------------
+
+
+TYPES = (torch.uint8, torch.int64, torch.float32, torch.float64)
+
+
+@given(st.integers(0, 2**12 - 1), st.sampled_from(TYPES))
+@settings(deadline=None, derandomize=True, max_examples=30)
+def test_a_mask_of_any_type_gives_the_same_figures(bits, kind):
+    """As an index, an integer mask would pick rows 0 and 1."""
+    table = noising.random_table(9, 4, GEN(0))
+    ids = torch.randint(9, (3, 4), generator=GEN(1))
+    real = torch.tensor([bits >> i & 1 for i in range(12)]).view(3, 4).bool()
+    real[1, 2] = True  # one at least
+    typed = real.to(kind)
+    model = Stub(table, lambda zt, t: zt)
+    levels = [0.3, 1.0]
+    for measure in (
+        lambda mask: report(lambda zt, t: zt, table, ids, mask, levels),
+        lambda mask: diagnostics.examine(model, ids, mask, levels),
+        lambda mask: diagnostics.score(model, ids, mask),
+        lambda mask: (
+            diagnostics.accuracy_by_position(ids.flip(0), ids, mask)
+            .nan_to_num(7)
+            .tolist()
+        ),
+    ):
+        assert measure(typed) == measure(real)
+
+
+@pytest.mark.parametrize("value", [2, -1, 0.5, math.nan])
+def test_a_mask_of_something_else_is_refused(table, ids, real, value):
+    wrong = real.double()
+    wrong[0, 0] = value
+    with pytest.raises(ValueError, match="1 .or True. where a position"):
+        report(lambda zt, t: zt, table, ids, wrong, [1.0])
+    with pytest.raises(ValueError, match="1 .or True. where a position"):
+        diagnostics.score(Stub(table, lambda zt, t: zt), ids, wrong)
+    with pytest.raises(ValueError, match="1 .or True. where a position"):
+        diagnostics.accuracy_by_position(ids, ids, wrong)
+
+
+def test_a_mask_that_does_not_fit_is_refused(table, ids, real):
+    with pytest.raises(ValueError, match="shape of the ids"):
+        report(lambda zt, t: zt, table, ids, real[:, :-1], [1.0])
+    with pytest.raises(ValueError, match="no position counts"):
+        report(lambda zt, t: zt, table, ids, real & False, [1.0])

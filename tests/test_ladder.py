@@ -1,5 +1,6 @@
 """The ladder: chapter 7. One change a rung, and figures that can be redone."""
 
+import dataclasses
 import json
 import math
 from functools import lru_cache
@@ -443,7 +444,7 @@ def test_a_run_is_kept_and_read_back(small, tmp_path, monkeypatch):
     result = ladder.run(1, 7, folder, measure, **small)
     (file,) = folder.iterdir()
     assert file.name == f"01-{ladder.RUNGS[1].name}-7.json"
-    assert json.loads(file.read_text("utf-8")) == result
+    assert json.loads(file.read_text("utf-8"))["found"] == result
     assert (result["rung"], result["seed"]) == (ladder.RUNGS[1].name, 7)
     assert result["steps"] == 3 and result["coherent"] == 0.25
     assert result["tokens_seen"] == 3 * 4 * ladder.SEQ_LEN
@@ -471,7 +472,7 @@ def test_a_run_from_the_fitted_rung_on_fits_first(small, tmp_path):
         for i in (FITTED - 1, FITTED + 1)
     )
     assert names == [below, here]
-    fitted = json.loads((tmp_path / below).read_text("utf-8"))
+    fitted = json.loads((tmp_path / below).read_text("utf-8"))["found"]
     assert configs[0].schedule == "linear" and fitted["levels"] is None
     assert configs[1].schedule == "warped"
     got = configs[1].schedule_options["levels"]
@@ -495,7 +496,7 @@ def test_other_embeddings_get_a_fit_of_their_own(small, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "train", watched)
     top = ladder.run(again + 1, 3, tmp_path, lambda model: {}, **small)
     kept = tmp_path / f"{again:02d}-levels-3.json"
-    levels = json.loads(kept.read_text("utf-8"))
+    levels = json.loads(kept.read_text("utf-8"))["found"]
     assert trained == [([0.4, 1.0, 3.0, 10.0], 2), (levels, 3)]
     assert top["levels"] == levels
     here = ladder.run(again, 3, tmp_path, lambda model: {}, **small)
@@ -555,3 +556,47 @@ def test_a_run_of_another_length_is_not_taken_for_this_one(small, tmp_path):
     ladder.run(0, 0, tmp_path, lambda model: {}, **small)
     with pytest.raises(resources.DataError, match="3 steps, not 4"):
         ladder.run(0, 0, tmp_path, lambda model: {}, **{**small, "steps": 4})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch_size": 5}, "4 batch_size, not 5"),
+        ({"learning_rate": 0.5}, "0.002 learning_rate, not 0.5"),
+        ({"steps": 4, "clip": 2.0}, "3 steps, not 4; 1.0 clip, not 2.0"),
+    ],
+)
+def test_a_run_of_another_recipe_is_named_by_what_differs(
+    small, tmp_path, changes, said
+):
+    ladder.run(0, 0, tmp_path, lambda model: {}, **small)
+    (file,) = tmp_path.iterdir()
+    before = file.read_bytes()
+    with pytest.raises(resources.DataError, match="of another run") as error:
+        ladder.run(0, 0, tmp_path, lambda model: {}, **{**small, **changes})
+    assert said in str(error.value)
+    assert file.read_bytes() == before
+
+
+def test_a_rung_that_changed_since_is_another_run(
+    small, tmp_path, monkeypatch
+):
+    """The model's fields are compared, too, not only the recipe."""
+    ladder.run(1, 0, tmp_path, lambda model: {}, **small)
+    rungs = list(ladder.RUNGS)
+    rungs[1] = dataclasses.replace(rungs[1], changes={"causal": True})
+    monkeypatch.setattr(ladder, "RUNGS", tuple(rungs))
+    with pytest.raises(resources.DataError, match="False causal, not True"):
+        ladder.run(1, 0, tmp_path, lambda model: {}, **small)
+
+
+def test_the_levels_of_another_recipe_are_not_taken(
+    small, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ladder, "FIT_STEPS", 2)
+    again = [rung.name for rung in ladder.RUNGS].index("own-space")
+    given = (again, 3, tmp_path, lambda model: {})
+    levels = ladder.levels_of(*given, **small)
+    assert ladder.levels_of(*given, **small) == levels
+    with pytest.raises(resources.DataError, match="4 batch_size, not 5"):
+        ladder.levels_of(*given, **{**small, "batch_size": 5})

@@ -21,9 +21,9 @@ FLOORS = {
         *("noising", "muon"),
     ),
     1: ("posterior", "reverse", "prompts", "decoding"),
-    2: ("autoregressive", "configuration", "denoiser"),
+    2: ("autoregressive", "configuration", "denoiser", "levels"),
     3: ("training", "metrics"),
-    4: ("diagnostics", "ladder", "distillation", "evaluation"),
+    4: ("ablation", "diagnostics", "ladder", "distillation", "evaluation"),
     5: ("cli",),
 }
 BESIDE = ("plots", "widgets", "exercises")
@@ -32,6 +32,7 @@ HELPERS = {
     0: ("resources", "checks", "schedules", "tales"),
     1: ("posterior", "reverse", "prompts"),
     2: ("configuration",),
+    4: ("ablation",),
 }
 # Tables are longer than code should be.
 LONG = {"tales.py": "the tables of the grammar"}

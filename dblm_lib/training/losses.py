@@ -7,7 +7,7 @@ is a dictionary that the loop makes.
 import torch
 import torch.nn.functional as F
 
-from .. import noising
+from .. import levels, noising
 
 __all__ = [
     "cross_entropy_loss",
@@ -139,22 +139,25 @@ def evaluate_denoising(model, ids, mask, times, generator, batch_size=64):
     model.eval()
     device = next(model.parameters()).device
     table = model.table()
+    mask = noising.check_keep(mask, ids.shape, "mask")
     rows = {"mse": [], "accuracy": [], "baseline": []}
-    for time_ in times:
+    for time in times:
         sums = torch.zeros(3, dtype=torch.float64)
         for part, real in zip(ids.split(batch_size), mask.split(batch_size)):
             part, real = part.to(device), real.to(device)
-            x0 = model.embed(part)
-            t = torch.full((len(part),), float(time_), dtype=torch.float64)
-            zt, _ = noising.add_noise(x0, t, model.schedule, generator)
-            x0_hat = model(zt, t, real).x0
-            guesses = [noising.nearest(z[real], table) for z in (x0_hat, zt)]
-            sums += torch.tensor(
-                [
-                    (x0_hat - x0).square().mean(-1)[real].sum().item(),
-                    *((g == part[real]).sum().item() for g in guesses),
-                ]
+            t = torch.full((len(part),), float(time), dtype=torch.float64)
+            found = levels.answer(
+                lambda zt, t, real=real: model(zt, t, real).x0,
+                table,
+                model.schedule,
+                part,
+                real,
+                t,
+                generator,
+                rescale=False,
             )
+            error = found.squared_error().sum().item()
+            sums += torch.tensor([error, found.right, found.alone])
         for row, value in zip(rows.values(), sums / mask.sum()):
             row.append(value)
     result = {name: torch.stack(values) for name, values in rows.items()}
