@@ -13,7 +13,8 @@ and the sha256 of every file.
 
 Nothing is deleted. What stood in an artefact's place is moved to
 _build/replaced, and only if MANIFEST.json lists all of it: a file of your own
-there, or a changed one, is a reason not to begin.
+there, or a changed one, is a reason not to begin. (`make clean` empties
+_build, unfinished trainings included.)
 """
 
 import argparse
