@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import resources, storage
+from .checks import differences
 
 __all__ = ["Run", "differences", "result"]
-
-_ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -93,30 +92,3 @@ def _read(run, file):
             "elsewhere, or choose another folder"
         )
     return found
-
-
-def differences(stored, asked):
-    """Name what differs between two dictionaries, entry by entry.
-
-    Parameters
-    ----------
-    stored, asked : dict
-        Entries that are dictionaries are compared entry by entry, too.
-
-    Returns
-    -------
-    list of str
-        Such as "3 steps, not 4".
-    """
-    changed = []
-    for name in {**stored, **asked}:
-        there, here = stored.get(name, _ABSENT), asked.get(name, _ABSENT)
-        if isinstance(there, dict) and isinstance(here, dict):
-            changed += differences(there, here)
-        elif there is _ABSENT:
-            changed.append(f"no {name}, not {here!r}")
-        elif here is _ABSENT:
-            changed.append(f"{there!r} {name}, not without")
-        elif there != here:
-            changed.append(f"{there!r} {name}, not {here!r}")
-    return changed

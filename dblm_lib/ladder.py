@@ -404,7 +404,7 @@ def level_report(model, ids, levels, seed=0):
         rows["baseline"].append(shares[1].item())
         rows["error"].append(error.item())
         if mixture:
-            logits = guesser.answer.flatten(0, 1)
+            logits = guesser.answer.logits.flatten(0, 1)
             nats = F.cross_entropy(logits, ids.flatten())
             rows["nats"].append(nats.item())
     return rows

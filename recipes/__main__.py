@@ -74,6 +74,7 @@ def make(name, out, jobs=1):
                 text = json.dumps(record, indent=1) + "\n"
                 storage.write_text(draft / placing.RECORD, text)
         storage.verify(made, owner)
+        storage.check_ours(made, owner)  # nobody has added anything
         record = json.loads((made / placing.RECORD).read_text("utf-8"))
         with storage.lock(placing.BUILD / "placing"):
             placing.put(made, out, name, record)

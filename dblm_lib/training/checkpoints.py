@@ -19,9 +19,9 @@ import torch
 from accelerate import checkpointing
 from safetensors.torch import load as load_bytes
 
-from .. import resources, storage
+from .. import checks, resources, storage
 
-__all__ = ["RECORD", "Checkpoints", "differences"]
+__all__ = ["RECORD", "Checkpoints"]
 
 RECORD = "training.json"
 # What `dblm train` leaves beside the checkpoints.
@@ -31,17 +31,6 @@ STATE, DRAW = "state.json", "draw.pt"
 _NAME = re.compile(r"step-(\d{7,})")
 
 
-def differences(one, other, name=""):
-    """Names of the entries in which two records differ, nested ones too."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        found = []
-        for key in {**one, **other}:  # what only one of them has, too
-            here = f"{name}.{key}" if name else str(key)
-            found += differences(one.get(key), other.get(key), here)
-        return found
-    return [] if one == other else [name]
-
-
 class Checkpoints:
     """The checkpoints of one run, in a folder that belongs to it.
 
@@ -49,7 +38,7 @@ class Checkpoints:
     ----------
     folder : path
     identity : dict
-        What makes it this run and no other; see `differences`. Whatever
+        What makes it this run and no other, see `checks.differences`: what
         JSON can hold.
     parts : dict
         What is kept beside the optimisers: ``model``, ``average`` and
@@ -104,12 +93,12 @@ class Checkpoints:
             ) from error
         # As it would be read from the file.
         now = json.loads(json.dumps(identity))
-        found = differences(before, now)
+        found = checks.differences(before, now)
         if found:
             raise resources.DataError(
-                f"{record.parent} belongs to another run: "
-                f"{', '.join(found[:8])} differ(s); give another folder, or "
-                "what that run was given"
+                f"{record.parent} belongs to another run, with "
+                f"{'; '.join(found[:8])}: give another folder, or what that "
+                "run was given"
             )
         return owner
 

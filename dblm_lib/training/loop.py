@@ -256,7 +256,10 @@ def _identity(model, ids, mask, config, device):
             name: [*p.shape, "trained" if p.requires_grad else "fixed"]
             for name, p in model.named_parameters()
         },
-        "texts": {"shape": list(ids.shape), "sha256": digest.hexdigest()},
+        "texts": {
+            "shape of the texts": list(ids.shape),
+            "sha256 of the texts": digest.hexdigest(),
+        },
         "recipe": recipe,
     }
 
