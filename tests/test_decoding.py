@@ -1176,3 +1176,25 @@ def test_bad_weights_of_the_likelihood_are_refused(weight):
 def test_without_a_likelihood_there_is_nothing_to_weigh():
     with pytest.raises(ValueError, match="no likelihood to its logits"):
         decoding.Guesser(small_model(), likelihood_weight=0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32])
+def test_a_prompt_is_held_by_a_mask_of_any_type(dtype):
+    """In `sample` itself; the times are 0 where it is kept."""
+    known = draw(1, 6, 4, dtype=torch.float32)
+    keep = torch.tensor([[1, 1, 0, 0, 1, 0]])
+    asked = []
+
+    def denoise(zt, t):
+        asked.append(t)
+        return zt * 0.5
+
+    def run(mask):
+        return decoding.sample(
+            denoise, SCHEDULES[0], (1, 6, 4), 3, rng(), known=known, keep=mask
+        )
+
+    expected = run(keep.bool())
+    assert torch.equal(run(keep.to(dtype)), expected)
+    assert torch.equal(expected[keep == 1], known[keep == 1])
+    assert all((t[keep == 1] == 0).all() for t in asked)

@@ -616,3 +616,33 @@ def test_masking_keeps_and_repeats():
 def test_masking_wants_a_batch():
     with pytest.raises(ValueError, match=r"\(batch, length\)"):
         noising.mask_tokens(torch.arange(5), 0.5, 0)
+
+
+# Masks of any type
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.uint8, torch.int8, torch.float16, torch.bool]
+)
+def test_a_keep_of_any_type_means_the_same(dtype):
+    """As an index, 0 and 1 would pick rows; -1 would be inverted to 0."""
+    keep = torch.tensor([[1, 0, 1], [0, 0, 1]])
+    x0 = points(2, 3, 4)
+    got = noising.check_keep(keep.to(dtype), (2, 3))
+    assert got.dtype == torch.bool and torch.equal(got, keep == 1)
+    noised = [
+        noising.add_noise(
+            x0, 0.5, SCHEDULE, torch.Generator().manual_seed(0), keep=mask
+        )[0]
+        for mask in (keep.bool(), keep.to(dtype))
+    ]
+    assert torch.equal(*noised)
+    assert torch.equal(noised[1][keep == 1], x0[keep == 1])
+    assert (noised[1][keep == 0] != x0[keep == 0]).all()
+    ids = torch.arange(1, 7).reshape(2, 3)
+    masked = noising.mask_tokens(ids, 1.0, 0, keep=keep.to(dtype))
+    assert torch.equal(masked, ids * keep)
+
+
+def test_without_a_keep_there_is_none():
+    assert noising.check_keep(None, (2, 3)) is None

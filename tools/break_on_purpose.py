@@ -68,7 +68,7 @@ BREAKS = (
     ),
     Break(
         "the reverse process stops just short of time 0",
-        "dblm_lib/decoding.py",
+        "dblm_lib/reverse.py",
         "torch.linspace(1, 0, num_steps + 1",
         "torch.linspace(1, 0.02, num_steps + 1",
         ("chapters/05_decoding.ipynb", "tests/test_decoding.py"),
