@@ -57,7 +57,7 @@ def _explain(name, guess):
     which = (
         "the exact one of 2,000 tales and your sentence, by heart"
         if name == EXACT
-        else f"the network in {name}"
+        else f"the network in {printable(name)}"
     )
     shown = "guess" if guess else "points"
     print(f"Denoiser: {which}.")

@@ -8,7 +8,7 @@ import sys
 
 from .. import resources, storage
 from .parser import SETTINGS
-from .printing import note, paste
+from .printing import note, paste, printable
 
 __all__ = ["run"]
 
@@ -62,7 +62,7 @@ def _train(out, owner, parts, resume):
         _say_what_is_kept(out)
         raise
     print(f"loss {history.loss[0]:.4f} -> {history.loss[-1]:.4f}")
-    print(f"model in {out / 'final'}")
+    print(f"model in {printable(str(out / 'final'))}")
 
 
 # --- the folder -------------------------------------------------------------
