@@ -35,6 +35,8 @@ CONTINUED = 200
 # Few texts have more different pairs, and seem to have less entropy, than
 # many texts of the same kind.
 COUNTED = ("distinct_2", "entropy")
+# Tokens that a language model writes at most.
+_LONGEST = 72
 # How many words of a held-out tale are given, in turn.
 _WORDS = (4, 8, 16, 24)
 
@@ -104,11 +106,15 @@ def write(
     bar = bar or resources.progress_bar(disable=True)
     if not _diffuses(model):
         texts = metrics.sample_language_model(
-            model, tokenizer, 1 if prompts else count, seed, prompts=prompts
+            model,
+            tokenizer,
+            1 if prompts else count,
+            seed,
+            _canvas_of(model),
+            prompts=prompts,
         )
         bar.update(len(texts))
         return texts
-    sampler.setdefault("max_length", _canvas_of(model))
     generator = torch.Generator().manual_seed(seed)
     count = len(prompts) if prompts else count
     texts = []
@@ -134,13 +140,15 @@ def _diffuses(model):
 
 
 def _canvas_of(model):
-    """The tokens that a denoiser was trained on."""
-    return getattr(model.config, "seq_len", None) or 64
+    """The tokens that a model can write: a denoiser, or a language model."""
+    if _diffuses(model):
+        return decoding.canvas_of(model)
+    return min(_LONGEST, model.config.n_positions)
 
 
 def _fits(model, tokenizer, prompts):
     """Whether each prompt leaves room on the canvas of a model."""
-    if not (prompts and tokenizer and _diffuses(model)):
+    if not (prompts and tokenizer):
         return [True] * len(prompts)
     room = _canvas_of(model)
     return [len(row) < room for row in tokenizer(prompts)["input_ids"]]
@@ -177,11 +185,11 @@ def affordable(model, tokenizer, steps=STEPS, continued=CONTINUED, budget=300):
     start = time.perf_counter()
     write(model, tokenizer, 50, 6)
     each = (time.perf_counter() - start) / (50 * 6)  # a text and step
-    valid = text.load("tales", size=1).valid
-    starts = beginnings(valid[:continued])
+    held_out = text.load("tales", size=1).valid[:continued]
+    starts = beginnings(held_out)
     jobs = functools.partial(_jobs, model, None)  # all, even without room
     for samples in range(SAMPLES, 50, -50):
-        work = _work(model, jobs(samples, steps, starts))
+        work = _work(model, jobs(samples, steps, held_out, starts))
         # Judging and looking for copies take about a fifth as long.
         if 1.2 * each * work <= budget:
             return samples
@@ -235,7 +243,7 @@ def evaluate(
     judge.model.to(resources.device())
     valid = text.load("tales", size=1).valid
     held_out, starts = _held_out(model, tokenizer, valid[:continued])
-    jobs = _jobs(model, tokenizer, samples, steps, starts)
+    jobs = _jobs(model, tokenizer, samples, steps, held_out, starts)
     real = _real_scores(judge, valid, held_out, starts)
     found = {}
     bar = resources.progress_bar(
@@ -257,7 +265,7 @@ def evaluate(
     return found
 
 
-def _jobs(model, tokenizer, samples, steps, starts):
+def _jobs(model, tokenizer, samples, steps, held_out, starts):
     """What to write: title -> steps, texts, prompts (or none), sampler."""
     jobs = {f"{n} steps": (n, samples, [], {}) for n in steps}
     if not _diffuses(model):
@@ -265,8 +273,8 @@ def _jobs(model, tokenizer, samples, steps, starts):
     elif model.config.sampler:
         few = math.ceil(samples / 4)
         jobs[f"{steps[0]} steps, plain"] = steps[0], few, [], denoiser.SAMPLER
-    if starts:
-        each = math.ceil(len(starts) / 2 / len(training.PROPOSAL_PROMPTS))
+    if held_out:
+        each = math.ceil(len(held_out) / 2 / len(training.PROPOSAL_PROMPTS))
         asked = [p for p in training.PROPOSAL_PROMPTS for _ in range(each)]
         jobs["beginnings"] = steps[0], 0, starts, {}
         asked = list(compress(asked, _fits(model, tokenizer, asked)))

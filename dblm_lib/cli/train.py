@@ -241,7 +241,7 @@ def _prepare(settings):
     ids, mask = text.encode_batch(corpus.train, backbone.tokenizer, seq_len)
     cut = text.count_cut(ids, mask, backbone.tokenizer)
     model = denoiser.DBLM.from_backbone(backbone, **fields)
-    model.config.seq_len = seq_len  # what it will write, see `canvas_of`
+    model.config.seq_len = seq_len  # see `decoding.canvas_of`
     model.to(resources.device())
     said = _what_is_cut(corpus, cut, seq_len)
     return said, config, model, backbone.tokenizer, ids, mask
