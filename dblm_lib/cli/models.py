@@ -1,6 +1,7 @@
 """The models that a command works with, and their tokenizers."""
 
 import json
+from types import SimpleNamespace
 
 from .. import resources
 from .parser import EXACT, MODEL
@@ -48,7 +49,7 @@ class _ByHeart:
         )
 
     def __call__(self, zt, t):
-        return self._denoise(zt, t)
+        return SimpleNamespace(x0=self._denoise(zt, t), logits=None)
 
     def table(self):
         return self._table

@@ -73,6 +73,12 @@ def _folder(name):
     if not name.strip():
         raise ValueError("--out is empty: give the folder of the run")
     out = resources.user_path(name)
+    try:
+        str(out).encode("utf-8")
+    except UnicodeEncodeError as error:  # the weights could not be written
+        raise ValueError(
+            f"--out {name!r} is not valid Unicode: give another folder"
+        ) from error
     above = out
     while not os.path.lexists(above):
         above = above.parent
