@@ -1,7 +1,6 @@
 """The models that a command works with, and their tokenizers."""
 
 import json
-from types import SimpleNamespace
 
 from .. import resources
 from .parser import EXACT, MODEL
@@ -49,7 +48,9 @@ class _ByHeart:
         )
 
     def __call__(self, zt, t):
-        return SimpleNamespace(x0=self._denoise(zt, t), logits=None)
+        from ..denoiser import DenoiserOutput
+
+        return DenoiserOutput(x0=self._denoise(zt, t))
 
     def table(self):
         return self._table
