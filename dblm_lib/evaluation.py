@@ -7,6 +7,7 @@ Chapter 7. The same piece of code fills `data/MANIFEST.json`, the table that
 import functools
 import math
 import time
+from itertools import compress
 
 import torch
 
@@ -34,6 +35,8 @@ CONTINUED = 200
 # Few texts have more different pairs, and seem to have less entropy, than
 # many texts of the same kind.
 COUNTED = ("distinct_2", "entropy")
+# Tokens that a language model writes at most.
+_LONGEST = 72
 # How many words of a held-out tale are given, in turn.
 _WORDS = (4, 8, 16, 24)
 
@@ -103,11 +106,15 @@ def write(
     bar = bar or resources.progress_bar(disable=True)
     if not _diffuses(model):
         texts = metrics.sample_language_model(
-            model, tokenizer, 1 if prompts else count, seed, prompts=prompts
+            model,
+            tokenizer,
+            1 if prompts else count,
+            seed,
+            _canvas_of(model),
+            prompts=prompts,
         )
         bar.update(len(texts))
         return texts
-    sampler.setdefault("max_length", _canvas_of(model))
     generator = torch.Generator().manual_seed(seed)
     count = len(prompts) if prompts else count
     texts = []
@@ -133,17 +140,25 @@ def _diffuses(model):
 
 
 def _canvas_of(model):
-    """The tokens that a denoiser was trained on."""
-    return getattr(model.config, "seq_len", None) or 64
+    """The tokens that a model can write: a denoiser, or a language model."""
+    if _diffuses(model):
+        return decoding.canvas_of(model)
+    return min(_LONGEST, model.config.n_positions)
 
 
-def _fitting(model, tokenizer, texts, prompts):
-    """Those of the texts whose prompts leave room on a model's canvas."""
-    if not texts or not _diffuses(model):
-        return texts
-    lengths = [len(row) for row in tokenizer(prompts)["input_ids"]]
+def _fits(model, tokenizer, prompts):
+    """Whether each prompt leaves room on the canvas of a model."""
+    if not (prompts and tokenizer):
+        return [True] * len(prompts)
     room = _canvas_of(model)
-    return [words for words, n in zip(texts, lengths) if n < room]
+    return [len(row) < room for row in tokenizer(prompts)["input_ids"]]
+
+
+def _held_out(model, tokenizer, texts):
+    """Texts whose beginnings leave room, and these beginnings."""
+    starts = beginnings(texts)
+    fits = _fits(model, tokenizer, starts)
+    return list(compress(texts, fits)), list(compress(starts, fits))
 
 
 def affordable(model, tokenizer, steps=STEPS, continued=CONTINUED, budget=300):
@@ -171,10 +186,10 @@ def affordable(model, tokenizer, steps=STEPS, continued=CONTINUED, budget=300):
     write(model, tokenizer, 50, 6)
     each = (time.perf_counter() - start) / (50 * 6)  # a text and step
     held_out = text.load("tales", size=1).valid[:continued]
-    held_out = _fitting(model, tokenizer, held_out, beginnings(held_out))
-    jobs = functools.partial(_jobs, model, tokenizer)
+    starts = beginnings(held_out)
+    jobs = functools.partial(_jobs, model, None)  # all, even without room
     for samples in range(SAMPLES, 50, -50):
-        work = _work(model, jobs(samples, steps, held_out))
+        work = _work(model, jobs(samples, steps, held_out, starts))
         # Judging and looking for copies take about a fifth as long.
         if 1.2 * each * work <= budget:
             return samples
@@ -227,10 +242,9 @@ def evaluate(
     judge = resources.load_backbone(JUDGE)
     judge.model.to(resources.device())
     valid = text.load("tales", size=1).valid
-    held_out = valid[:continued]
-    held_out = _fitting(model, tokenizer, held_out, beginnings(held_out))
-    jobs = _jobs(model, tokenizer, samples, steps, held_out)
-    real = _real_scores(judge, valid, held_out)
+    held_out, starts = _held_out(model, tokenizer, valid[:continued])
+    jobs = _jobs(model, tokenizer, samples, steps, held_out, starts)
+    real = _real_scores(judge, valid, held_out, starts)
     found = {}
     bar = resources.progress_bar(
         total=_work(model, jobs), disable=not progress, desc="writing"
@@ -251,7 +265,7 @@ def evaluate(
     return found
 
 
-def _jobs(model, tokenizer, samples, steps, held_out):
+def _jobs(model, tokenizer, samples, steps, held_out, starts):
     """What to write: title -> steps, texts, prompts (or none), sampler."""
     jobs = {f"{n} steps": (n, samples, [], {}) for n in steps}
     if not _diffuses(model):
@@ -262,8 +276,8 @@ def _jobs(model, tokenizer, samples, steps, held_out):
     if held_out:
         each = math.ceil(len(held_out) / 2 / len(training.PROPOSAL_PROMPTS))
         asked = [p for p in training.PROPOSAL_PROMPTS for _ in range(each)]
-        jobs["beginnings"] = steps[0], 0, beginnings(held_out), {}
-        asked = _fitting(model, tokenizer, asked, asked)
+        jobs["beginnings"] = steps[0], 0, starts, {}
+        asked = list(compress(asked, _fits(model, tokenizer, asked)))
         if asked:
             jobs["prompts"] = steps[0], 0, asked, {}
     return jobs
@@ -277,11 +291,10 @@ def _work(model, jobs):
     )
 
 
-def _real_scores(judge, valid, held_out):
+def _real_scores(judge, valid, held_out, starts):
     """What the judge says of real tales, on the parts that count."""
     scores = {"whole": metrics.judge(*judge, valid)}
     if held_out:
-        starts = beginnings(held_out)
         scores["beginnings"] = metrics.judge(*judge, held_out, starts)
         openings = [metrics.behind_opening(w, "")[1] for w in held_out]
         scores["prompts"] = metrics.judge(*judge, held_out, openings)

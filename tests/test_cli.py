@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import QUICK, mistake, run
 from small_book import small_book
 
 from dblm_lib import (
@@ -30,28 +31,6 @@ from dblm_lib.cli import info, parser, printing, sample
 from dblm_lib.training.checkpoints import Checkpoints
 
 COMMANDS = ("sample", "eval", "train", "denoise", "info")
-# What a quick run needs; the examples of the help texts get it too.
-QUICK = ["--steps", "3", "--batch-size", "4", "--seq-len", "16"]
-
-
-def run(capsys, *arguments):
-    """Run ``dblm`` in this process; return exit code, output, errors."""
-    try:
-        code = cli.main([str(a) for a in arguments])
-    except SystemExit as stop:  # argparse
-        code = stop.code
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    return code, captured.out, captured.err
-
-
-def mistake(capsys, *arguments, code=2):
-    """Run a command that must fail; return its message, one line long."""
-    found, _, error = run(capsys, *arguments)
-    assert found == code, error
-    message = error.rstrip().splitlines()[-1]
-    assert message.startswith("dblm"), message
-    return message
 
 
 @pytest.fixture(scope="module", autouse=True)

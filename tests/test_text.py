@@ -108,6 +108,19 @@ def test_no_more_texts_than_asked_for(tmp_path):
     assert (len(corpus.train), len(corpus.valid)) == (4, 2)
 
 
+def test_texts_that_are_left_out_are_counted(tmp_path, monkeypatch):
+    path = write(tmp_path, "\n\n".join(STORIES))
+    assert text.load(path).left_out == 0
+    corpus = text.load(path, size=4, valid_size=2)
+    assert corpus.left_out == 25 - 4 - 2
+    assert text.load("tales", size=1, valid_size=1).left_out == 0
+    monkeypatch.setenv("DBLM_TINYSTORIES", str(tmp_path))
+    for part in ("train", "valid"):
+        content = "<|endoftext|>".join(STORIES)
+        (tmp_path / f"{part}.txt").write_text(content, "utf-8")
+    assert text.load("tinystories", 20, 24).left_out == 5 + 1
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -167,7 +180,6 @@ def test_no_network_is_said_at_once(monkeypatch):
         raise OSError("Network is unreachable")
 
     monkeypatch.delenv("DBLM_TINYSTORIES", raising=False)
-    monkeypatch.delenv("HTTPS_PROXY", raising=False)
     monkeypatch.setattr(socket, "create_connection", unreachable)
     for offline in (False, True):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
@@ -212,6 +224,16 @@ def test_a_long_text_is_cut_off(tokenizer, corpus):
         assert words.startswith(text.decode_batch(ids, tokenizer)[0])
     ids, mask = text.encode_batch([words], tokenizer, len(own) + 1)
     assert ids[0, -1] == tokenizer.eos_token_id and mask.all()
+
+
+def test_texts_that_were_cut_are_counted(tokenizer):
+    """One whose end finds no room is cut, too."""
+    words = ["the night", "the night was here.", ""]
+    own = [len(row) for row in tokenizer(words)["input_ids"]]
+    for seq_len in range(1, max(own) + 2):
+        ids, mask = text.encode_batch(words, tokenizer, seq_len)
+        expected = sum(n >= seq_len for n in own)
+        assert text.count_cut(ids, mask, tokenizer) == expected
 
 
 def test_an_empty_text_is_an_end(tokenizer):
@@ -263,10 +285,30 @@ def test_a_prompt_with_a_known_word(words, tokenizer):
     text.check_known(words, tokenizer)
 
 
-@pytest.mark.parametrize("words", ["", " \n\t", None, 7])
+@pytest.mark.parametrize("words", ["", " \n\t"])
 def test_an_empty_prompt(words, tokenizer):
     with pytest.raises(ValueError, match="is empty"):
         text.check_known(words, tokenizer)
+
+
+NO_TEXT = [(None, TypeError), (7, TypeError), (b"the", TypeError)]
+BROKEN = [("the \ud800", ValueError), ("\udcff the", ValueError)]
+
+
+@pytest.mark.parametrize(("words", "kind"), NO_TEXT + BROKEN)
+def test_what_is_no_text_at_all(words, kind, tokenizer):
+    said = "must be a string" if kind is TypeError else "not valid Unicode"
+    with pytest.raises(kind, match=said):
+        text.check_known(words, tokenizer)
+    with pytest.raises(kind, match=said):
+        text.encode_batch(["the", words], tokenizer, 8)
+    with pytest.raises(kind, match=said):
+        text.pad_prompts(["the", words], tokenizer)
+
+
+def test_one_prompt_is_no_list(tokenizer):
+    with pytest.raises(TypeError, match="write \\[prompt\\]"):
+        text.pad_prompts("the night", tokenizer)
 
 
 @pytest.mark.parametrize("words", ["xqzt", "...", "夜", "q", "\x00", "🌙 🌙"])

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from .. import resources
-from .models import canvas_of, load
+from .models import load
 from .parser import EXACT
 from .printing import printable, say
 
@@ -14,7 +14,7 @@ def run(options):
     """Noise a sentence, and print how it comes out again."""
     import torch
 
-    from .. import noising, text
+    from .. import decoding, noising, text
 
     name = EXACT if options.model is None else options.model
     text.check_text(options.sentence)
@@ -26,7 +26,7 @@ def run(options):
     model, tokenizer = load(name, (options.sentence,))
     text.check_known(options.sentence, tokenizer)
     count = len(tokenizer(options.sentence)["input_ids"])
-    canvas = canvas_of(model)
+    canvas = decoding.canvas_of(model)
     if count >= canvas:
         raise ValueError(
             f"the sentence has {count} tokens; the canvas holds {canvas - 1} "
@@ -57,7 +57,7 @@ def _explain(name, guess):
     which = (
         "the exact one of 2,000 tales and your sentence, by heart"
         if name == EXACT
-        else f"the network in {name}"
+        else f"the network in {printable(name)}"
     )
     shown = "guess" if guess else "points"
     print(f"Denoiser: {which}.")

@@ -6,6 +6,7 @@ import time
 
 from .. import resources
 from .models import any_model
+from .printing import printable
 
 __all__ = ["run"]
 
@@ -71,7 +72,7 @@ def run(options):
         print(json.dumps(facts | {"differing": differing}, indent=1))
         return
     print(
-        f"{facts['name']}: {facts['parameters']:,} parameters, judged by "
+        f"{printable(facts['name'])}: {facts['parameters']:,} parameters, judged by "
         f"{facts['judge']}; {facts['seconds']:.0f} s in all"
     )
     for title, report in found.items():

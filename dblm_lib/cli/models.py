@@ -6,17 +6,9 @@ from .. import resources
 from .parser import EXACT, MODEL
 from .printing import note
 
-__all__ = ["any_model", "canvas_of", "check_room", "default_model", "load"]
+__all__ = ["any_model", "check_room", "default_model", "load"]
 
-CANVAS = 64  # tokens: of tales, and of models that do not say
 _LONGEST = 256  # that the exact denoiser is made for
-
-
-def canvas_of(model):
-    """The number of tokens that a model was trained on: its canvas."""
-    config = getattr(model, "config", None)
-    own = getattr(config, "seq_len", None) or CANVAS
-    return min(own, longest_of(model))
 
 
 def longest_of(model):
@@ -84,12 +76,12 @@ def load(name, extra=(), length=None):
     length : int, optional
         Of its canvas.
     """
-    from .. import denoiser
+    from .. import decoding, denoiser
 
     if name == EXACT:
         resources.note_other_meaning(name)
         tokenizer = resources.load_tokenizer("tales")
-        length = CANVAS if length is None else length
+        length = decoding.CANVAS if length is None else length
         if length > _LONGEST:
             raise ValueError(
                 f"{EXACT} writes texts of {_LONGEST} tokens at most, not "

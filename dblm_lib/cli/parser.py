@@ -4,6 +4,7 @@ import argparse
 import math
 
 from .. import __version__
+from .printing import printable
 
 __all__ = ["EXACT", "MODEL", "SETTINGS", "build_parser"]
 
@@ -90,9 +91,15 @@ A network, such as --model tales-dblm, knows tales and not your sentence.
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """Quote what was typed without what could drive a terminal."""
+        super().error(printable(message))
+
+
 def build_parser():
     """The parser of the command line, with its help texts."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="dblm",
         description="Diffusion language models, from the book "
         "'Words from Noise'.",

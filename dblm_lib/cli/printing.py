@@ -38,7 +38,7 @@ def say(words, label=""):
 def note(words):
     """Print a remark that is no result: to the standard error."""
     with contextlib.suppress(OSError):  # nobody is there to read it
-        print(f"dblm: {words}", file=sys.stderr, flush=True)
+        print(f"dblm: {printable(str(words))}", file=sys.stderr, flush=True)
 
 
 def paste(*words):

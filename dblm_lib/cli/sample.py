@@ -3,7 +3,7 @@
 import math
 import sys
 
-from .models import canvas_of, check_room, default_model, load
+from .models import check_room, default_model, load
 from .printing import printable, say
 
 __all__ = ["run"]
@@ -13,10 +13,12 @@ _TOGETHER = 1000  # texts
 
 def run(options):
     """Let a denoiser write, and print what it wrote."""
+    from .. import decoding
+
     name = options.model
     name = default_model() if name is None else name
     model, tokenizer = load(name, length=options.length)
-    length = options.length or canvas_of(model)
+    length = options.length or decoding.canvas_of(model)
     check_room(name, model, length)
     if options.prompt is not None:
         _check_prompt(options.prompt, tokenizer, length)

@@ -8,7 +8,7 @@ import sys
 
 from .. import resources, storage
 from .parser import SETTINGS
-from .printing import note, paste
+from .printing import note, paste, printable
 
 __all__ = ["run"]
 
@@ -43,7 +43,9 @@ def _train(out, owner, parts, resume):
     """The work itself, in a folder that is ours."""
     from .. import training
 
-    config, model, tokenizer, ids, mask = parts
+    said, config, model, tokenizer, ids, mask = parts
+    if said:
+        note(said)
     note(f"training {config.steps} steps; checkpoints go to {out}")
     try:
         history = training.train(
@@ -60,7 +62,7 @@ def _train(out, owner, parts, resume):
         _say_what_is_kept(out)
         raise
     print(f"loss {history.loss[0]:.4f} -> {history.loss[-1]:.4f}")
-    print(f"model in {out / 'final'}")
+    print(f"model in {printable(str(out / 'final'))}")
 
 
 # --- the folder -------------------------------------------------------------
@@ -71,6 +73,12 @@ def _folder(name):
     if not name.strip():
         raise ValueError("--out is empty: give the folder of the run")
     out = resources.user_path(name)
+    try:
+        str(out).encode("utf-8")
+    except UnicodeEncodeError as error:  # the weights could not be written
+        raise ValueError(
+            f"--out {name!r} is not valid Unicode: give another folder"
+        ) from error
     above = out
     while not os.path.lexists(above):
         above = above.parent
@@ -237,20 +245,17 @@ def _prepare(settings):
             f"{seq_len}"
         )
     ids, mask = text.encode_batch(corpus.train, backbone.tokenizer, seq_len)
-    _say_what_is_cut(
-        corpus, text.count_cut(ids, mask, backbone.tokenizer), seq_len
-    )
+    cut = text.count_cut(ids, mask, backbone.tokenizer)
     model = denoiser.DBLM.from_backbone(backbone, **fields)
-    model.config.seq_len = seq_len  # what it will write, see `canvas_of`
+    model.config.seq_len = seq_len  # see `decoding.canvas_of`
     model.to(resources.device())
-    return config, model, backbone.tokenizer, ids, mask
+    said = _what_is_cut(corpus, cut, seq_len)
+    return said, config, model, backbone.tokenizer, ids, mask
 
 
-def _say_what_is_cut(corpus, cut, seq_len):
-    """One line on what of the text will not be seen, if there is such."""
+def _what_is_cut(corpus, cut, seq_len):
+    """One line on what of the text will not be seen; empty if all will."""
     used, held_out = len(corpus.train), len(corpus.valid)
-    if not (cut or corpus.left_out):
-        return
     said = f"{used:,} texts are trained on"
     if corpus.left_out:
         total = used + held_out + corpus.left_out
@@ -263,7 +268,7 @@ def _say_what_is_cut(corpus, cut, seq_len):
             f"; {cut:,} do not fit into {seq_len} tokens and lose their end "
             "(--seq-len)"
         )
-    note(f"{corpus.name}: {said}")
+    return f"{corpus.name}: {said}" if cut or corpus.left_out else ""
 
 
 def _config(settings):
