@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from dblm_lib import decoding, resources, training
-from dblm_lib.denoiser import DBLM, DBLMConfig
+from dblm_lib.denoiser import DBLM, DBLMConfig, DenoiserOutput
 
 VOCAB, LENGTH = 40, 10
 
@@ -467,7 +467,9 @@ def test_evaluation_of_a_network_that_copies_its_input(monkeypatch):
     model, (ids, mask) = tiny_model(n_embd=64), tiny_texts(200)
     model.config.normalise_embeddings = True
     monkeypatch.setattr(
-        type(model), "forward", lambda self, zt, t=None, mask=None: zt
+        type(model),
+        "forward",
+        lambda self, zt, t=None, mask=None: DenoiserOutput(x0=zt),
     )
     times = [0.05, 0.3, 0.9]
     result = training.evaluate_denoising(
