@@ -106,7 +106,7 @@ def test_oldest_promised_versions():
     }
     assert PROJECT["requires-python"] == ">=3.11"
     assert bounds["torch"] == ">=2.9"
-    assert bounds["transformers"] == ">=5.0"
+    assert bounds["transformers"] == ">=5.1"
     assert bounds["ipython"] == ">=7.34"
     assert bounds["ipywidgets"] == ">=7.7"
 
