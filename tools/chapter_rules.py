@@ -176,14 +176,18 @@ def _names(tree):
 @lru_cache
 def library_modules():
     """Return the names of the library's modules."""
-    return {path.stem for path in (ROOT / "dblm_lib").glob("*.py")}
+    library = ROOT / "dblm_lib"
+    return {
+        *(path.stem for path in library.glob("*.py")),
+        *(path.parent.name for path in library.glob("*/__init__.py")),
+    }
 
 
 @lru_cache
 def library_definitions():
     """Return {name: [syntax tree, ...]} of the library's functions."""
     found = {}
-    for path in sorted((ROOT / "dblm_lib").glob("*.py")):
+    for path in sorted((ROOT / "dblm_lib").rglob("*.py")):
         for node in ast.parse(path.read_text("utf-8")).body:
             if isinstance(node, DEFINITION):
                 found.setdefault(node.name, []).append(bare(node))
