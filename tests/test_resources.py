@@ -475,9 +475,6 @@ if not sys.argv[1:]:  # numpy's own threads come with numpy
 )
 def test_import_is_light_and_quiet(modules):
     """Under 0.3 s of CPU time; no torch, no network, no thread, no word."""
-    for name in modules:
-        if not (ROOT / "dblm_lib" / f"{name}.py").is_file():
-            pytest.skip(f"{name} has not been written yet")
     done = subprocess.run(
         [sys.executable, "-c", IMPORT, *modules],
         check=False,
