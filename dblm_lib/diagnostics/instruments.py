@@ -336,7 +336,7 @@ def contextual_rounding(x0_hat, table, gpt2, count=10, weight=1.0):
     last = torch.full_like(near[:, :1, 0], gpt2.config.eos_token_id)
     chosen, cache = [], None
     for place in range(x0_hat.shape[1]):
-        out = gpt2(last, past_key_values=cache, use_cache=True)
+        out = gpt2(last, cache, use_cache=True)
         cache = out.past_key_values
         nats = -out.logits[:, -1].log_softmax(-1).gather(1, near[:, place])
         best = (cost[:, place] + weight * nats).argmin(1, keepdim=True)
