@@ -403,10 +403,10 @@ def _trains(node):
 @lru_cache
 def library_modules():
     """Return the names of the library's modules, packages among them."""
-    found = (ROOT / "dblm_lib").rglob("*.py")
+    library = ROOT / "dblm_lib"
     return {
-        path.parent.name if path.stem == "__init__" else path.stem
-        for path in found
+        *(path.stem for path in library.glob("*.py")),
+        *(path.parent.name for path in library.glob("*/__init__.py")),
     }
 
 
