@@ -104,7 +104,7 @@ def outcomes(monkeypatch, tmp_path):
 
     def run(machine, chapter):
         ran.append((machine.name, chapter.stem))
-        cells = {"Cell 3": "boom"} if machine.name == "avx2" else {}
+        cells = {"Cell 3": "boom"} if machine.name == "laptop" else {}
         distance = 0.05 if machine.name == "1-thread" else 1.0
         found = {"a < b": distance, "b < c": 0.5}
         return {"seconds": 1.0, "differ": cells, "distances": found}
@@ -120,10 +120,10 @@ def outcomes(monkeypatch, tmp_path):
 def test_the_command_says_what_differs_and_fails(outcomes, capsys):
     chapter = str(CHAPTERS[0])
     assert machines.main(["--only", "here", chapter]) == 0
-    assert machines.main(["--only", "here,avx2", chapter]) == 1
+    assert machines.main(["--only", "here,laptop", chapter]) == 1
     said = capsys.readouterr().out
     assert f"{CHAPTERS[0].name}, Cell 3" in said and "boom" in said
-    row = "| PyTorch with AVX2 at most | `ATEN_CPU_CAPABILITY=avx2` |"
+    row = "| AVX2 in PyTorch and oneDNN | `ATEN_CPU_CAPABILITY=avx2` `ONEDNN_MAX_CPU_ISA=AVX2` |"
     assert f"{row} 1 differ |" in said and "| – | same |" in said
 
 
@@ -146,7 +146,7 @@ def test_a_change_of_the_notebook_runs_it_again(outcomes, tmp_path):
 
 def test_too_little_room_fails(outcomes, capsys):
     """Its smallest distance to failing is a twentieth of the median."""
-    command = ["--only", "here,plain,1-thread", str(CHAPTERS[0])]
+    command = ["--only", "here,old,1-thread", str(CHAPTERS[0])]
     assert machines.main(command) == 1
     said = capsys.readouterr().out
     assert "too little room" in said and "a < b" in said
@@ -176,12 +176,13 @@ def test_the_page_is_written_chapter_by_chapter(outcomes, capsys):
     meanings = [machine.meaning for machine in machines.MACHINES]
     assert list(record["machines"]) == meanings
     for meaning, row in record["machines"].items():
-        count = int("AVX2 at most" in meaning)
+        count = int("AVX2 in PyTorch" in meaning)
         assert row["differ"] == {first.stem: count, second.stem: count}
     page = marked.read("machines", machines.PAGE)
     assert page == machines.table(record["machines"])
     assert page.startswith("| machine | setting | 0 | 1 |")
-    assert "| `ATEN_CPU_CAPABILITY=avx2` | 1 differ | 1 differ |" in page
+    settings = "`ATEN_CPU_CAPABILITY=avx2` `ONEDNN_MAX_CPU_ISA=AVX2`"
+    assert f"| {settings} | 1 differ | 1 differ |" in page
     assert set(record["assertions"][first.stem]["a < b"]) == {
         "distance",
         "room",
@@ -189,7 +190,7 @@ def test_the_page_is_written_chapter_by_chapter(outcomes, capsys):
 
 
 def test_chapters_may_run_side_by_side(outcomes):
-    command = ["--only", "here,plain", "--jobs", "3"]
+    command = ["--only", "here,old", "--jobs", "3"]
     command += [str(path) for path in CHAPTERS[:3]]
     assert machines.main(command) == 0
     assert len(outcomes) == 6
@@ -198,7 +199,7 @@ def test_chapters_may_run_side_by_side(outcomes):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["--only", "cray"], "unknown machine: cray; there are here, plain"),
+        (["--only", "cray"], "unknown machine: cray; there are here, old"),
         (["no.ipynb"], "no such notebook"),
         (["--page", "--only", "here"], "leave --only out"),
         (["--python", "/nonexistent/python"], "does not run"),

@@ -2,7 +2,7 @@
 
     python tools/machines.py                       every machine, all chapters
     python tools/machines.py --list                the machines
-    python tools/machines.py --only avx2,1-thread chapters/07*.ipynb
+    python tools/machines.py --only laptop,1-thread chapters/07*.ipynb
     python tools/machines.py --python old/bin/python --python new/bin/python
     python tools/machines.py --page                and write the page's table
 
@@ -98,13 +98,11 @@ def _set(name, meaning, **settings):
 MACHINES = (
     Machine("here", "as the machine is"),
     _set(
-        "plain",
-        "PyTorch without vector instructions",
+        "old",
+        "no vector instructions in PyTorch, SSE 4.1 in oneDNN",
         ATEN_CPU_CAPABILITY="default",
+        ONEDNN_MAX_CPU_ISA="SSE41",
     ),
-    _set("avx2", "PyTorch with AVX2 at most", ATEN_CPU_CAPABILITY="avx2"),
-    _set("sse41", "oneDNN with SSE 4.1 at most", ONEDNN_MAX_CPU_ISA="SSE41"),
-    _set("onednn-avx2", "oneDNN with AVX2", ONEDNN_MAX_CPU_ISA="AVX2"),
     _set("mkl", "MKL as on any processor", MKL_CBWR="COMPATIBLE"),
     _set(
         "laptop",
