@@ -24,13 +24,3 @@ def mistake(capsys, *arguments, code=2):
     message = error.rstrip().splitlines()[-1]
     assert message.startswith("dblm"), message
     return message
-
-
-def snapshot(folder):
-    """What lies below a folder: each name, and the bytes of each file."""
-    return {
-        path.relative_to(folder).as_posix(): (
-            path.read_bytes() if path.is_file() else None
-        )
-        for path in sorted(folder.rglob("*"))
-    }

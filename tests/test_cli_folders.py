@@ -15,7 +15,8 @@ import sys
 import time
 
 import pytest
-from command import QUICK, mistake, run, snapshot
+from bystanders import snapshot
+from command import QUICK, mistake, run
 from small_book import small_book
 
 from dblm_lib import cli, denoiser, resources, storage, tales, text, training

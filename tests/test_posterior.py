@@ -1,8 +1,5 @@
 """What one noised point says: against Bayes' rule written out in float64."""
 
-import ast
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -131,40 +128,3 @@ def test_gradients_are_those_of_finite_differences():
     torch.autograd.gradcheck(
         guess, (zt, table), eps=1e-2, atol=2e-3, rtol=2e-2, nondet_tol=0
     )
-
-
-FLOORS = {
-    "checks": set(),
-    "posterior": {"schedules"},
-    "prompts": {"checks", "noising", "text"},
-    "reverse": {"checks", "noising", "resources", "schedules"},
-    "decoding": {
-        "checks",
-        "noising",
-        "posterior",
-        "prompts",
-        "reverse",
-        "text",
-    },
-    "configuration": {"checks", "decoding", "schedules"},
-    "denoiser": {
-        "configuration",
-        "decoding",
-        "noising",
-        "posterior",
-        "resources",
-        "schedules",
-    },
-}
-
-
-@pytest.mark.parametrize("module", sorted(FLOORS))
-def test_imports_only_go_down(module):
-    """Also those inside functions; decoding knows no model."""
-    path = Path(posterior.__file__).with_name(f"{module}.py")
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            names = [a.name for a in node.names]
-            found |= {node.module} if node.module else set(names)
-    assert found == FLOORS[module]
