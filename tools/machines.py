@@ -81,13 +81,13 @@ class Machine:
         return env
 
 
-def _threads(count):
+def _threads(count, meaning, **settings):
     word = "thread" if count == 1 else "threads"
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     return Machine(
         f"{count}-{word}",
-        f"{count} {word}",
-        dict.fromkeys(names, str(count)),
+        f"{count} {word}, {meaning}",
+        dict.fromkeys(names, str(count)) | settings,
     )
 
 
@@ -110,16 +110,13 @@ MACHINES = (
         ATEN_CPU_CAPABILITY="avx2",
         ONEDNN_MAX_CPU_ISA="AVX2",
     ),
-    _threads(1),
-    _threads(2),
-    _threads(4),
-    _set("no-bf16", "no bf16 in hardware", **{machine_kernel.BF16: "off"}),
-    _set("bf16", "bf16 in hardware", **{machine_kernel.BF16: "on"}),
-    _set(
-        "rough",
-        "sums ten times less exact than any of these",
+    _threads(1, "no bf16 in hardware", **{machine_kernel.BF16: "off"}),
+    _threads(
+        2,
+        "sums ten times less exact than on any other",
         **{machine_kernel.ROUGH: "1e-6"},
     ),
+    _threads(4, "bf16 in hardware", **{machine_kernel.BF16: "on"}),
 )
 ANSI = re.compile(r"(?:#x1B|\x1b)\[[\d;]*m")  # colours, as XML has them, too
 VERSIONS = """
