@@ -7,6 +7,7 @@ switch, and the refusal of notebooks that nbval would pass without looking.
 
 import os
 import random
+import signal
 
 import pytest
 
@@ -33,6 +34,10 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Set what every run of the notebooks and property tests needs."""
+    # A shell lets what it runs in the background ignore Ctrl-C, which some
+    # tests press.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     options = config.option
     if getattr(options, "nbval", False):
         # A path in `addopts` would depend on the working directory.

@@ -66,7 +66,7 @@ def test_full_size_gpt2_from_backbone_to_text(gpt2):
         expected = backbone.model.transformer(
             input_ids=ids, attention_mask=mask.long()
         ).last_hidden_state
-        got = plain(plain.embed(ids), attention_mask=mask)
+        got = plain(plain.embed(ids), attention_mask=mask).x0
     assert torch.equal(got, expected)
     del plain
 
