@@ -471,7 +471,7 @@ def load(name):
         if count > model.config.vocab_size:
             raise resources.DataError(
                 f"{folder}: its tokenizer has {count} tokens, but the model "
-                f"embeddings for {model.config.vocab_size} only: they do not "
-                "belong together"
+                f"has embeddings for {model.config.vocab_size} only: they do "
+                "not belong together"
             )
     return model
