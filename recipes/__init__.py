@@ -10,6 +10,7 @@ PLACES = {
     "tales": "tales",
     "tokenizer": "tokenizer",
     "tales-gpt2": "checkpoints/tales-gpt2",
+    "tales-gpt2-long": "checkpoints/tales-gpt2-long",
     "autopsy": "autopsy",
     "ladder": "ladder",
     "tales-dblm-teacher": "checkpoints/tales-dblm-teacher",

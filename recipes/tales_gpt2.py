@@ -39,16 +39,16 @@ def build(tokenizer):
     )
 
 
-def make(folder, data, work, jobs=1):
+def make(folder, data, work, jobs=1, steps=3000, ema=0.995):
     """Train, save, and measure on tales that were held out."""
     tokenizer = resources.load_tokenizer(ingredient(data, "tokenizer"))
     model = build(tokenizer).to(resources.device())
     config = training.TrainConfig(
-        steps=3000,
+        steps=steps,
         batch_size=64,
         learning_rate=2e-3,
         warmup=100,
-        ema=0.995,
+        ema=ema,
         precision="auto",
         save_every=250,
     )
