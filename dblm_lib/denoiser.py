@@ -115,13 +115,16 @@ class DenoiserBase(decoding.DiffusionMixin, GPT2PreTrainedModel):
     main_input_name = "zt"
 
     @classmethod
-    def from_backbone(cls, backbone="tales-gpt2", **options):
+    def from_backbone(cls, backbone="tales-gpt2", rows=None, **options):
         """Make a denoiser from a pretrained GPT-2.
 
         Parameters
         ----------
         backbone : str, path or resources.Backbone
             What `resources.load_backbone` takes or gives.
+        rows : tensor of ids, optional
+            The tokens that occur in the text; needed only with an
+            ``embed_dim`` below GPT-2's own, for `noising.principal_table`.
         **options
             Fields of `DBLMConfig`. With an ``embed_dim`` below GPT-2's own,
             the embeddings are pressed into it by principal components.
@@ -141,7 +144,8 @@ class DenoiserBase(decoding.DiffusionMixin, GPT2PreTrainedModel):
         trunk = gpt2.state_dict()
         table = trunk.pop("wte.weight")
         if model.table().shape[1] != table.shape[1]:
-            table = noising.principal_table(table, model.config.embed_dim)
+            size = model.config.embed_dim
+            table = noising.principal_table(table, size, rows)
         model.trunk.load_state_dict(trunk)
         if hasattr(model.trunk.ln_f, "reads_out"):
             with torch.no_grad():  # as in a new model

@@ -18,6 +18,7 @@ __all__ = [
     "add_noise",
     "check_keep",
     "check_points",
+    "check_rows",
     "check_table",
     "information_band",
     "mask_tokens",
@@ -157,38 +158,80 @@ def random_table(vocab_size, embed_dim, generator):
     return normalise(table)
 
 
-def principal_table(table, embed_dim):
+def principal_table(table, embed_dim, rows=None):
     """Press a table into fewer dimensions by its principal components.
 
     Parameters
     ----------
     table : tensor, shape ``(vocab, dim)``
     embed_dim : int
-        Between 1 and ``dim``.
+        At least 1; at most ``dim`` and the number of rows that count.
+    rows : tensor of ids, optional
+        The tokens that occur in the text; all if left out. Mean and
+        directions are those of their rows. The rows of tokens that a model
+        never met in training lie together, far from the others: with them
+        in the mean, the tokens that do occur all point away from it, and
+        their directions hardly differ.
 
     Returns
     -------
     tensor, shape ``(vocab, embed_dim)``
-        Coordinates along the directions of largest variance, centred.
+        Coordinates of all tokens along the directions of largest variance,
+        centred.
 
     Raises
     ------
     ValueError
-        If ``embed_dim`` is larger than the table allows, or smaller than 1.
+        If ``embed_dim`` is larger than the table allows, or smaller than 1;
+        if a row is asked for that the table does not have.
     """
     check_table(table)
-    if not 1 <= embed_dim <= min(table.shape):
+    table = table.to(_precise(table.dtype))
+    counted = table
+    if rows is not None:
+        counted = table[check_rows(rows, len(table)).to(table.device)]
+    if not 1 <= embed_dim <= min(counted.shape):
         raise ValueError(
-            f"embed_dim must lie between 1 and {min(table.shape)}; "
+            f"embed_dim must lie between 1 and {min(counted.shape)}; "
             f"got {embed_dim}"
         )
-    table = table.to(_precise(table.dtype))
-    centred = table - table.mean(dim=0)
-    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+    mean = counted.mean(dim=0)
+    _, _, directions = torch.linalg.svd(counted - mean, full_matrices=False)
     # An SVD fixes directions up to their sign; fix that too.
     largest = directions.abs().argmax(dim=1, keepdim=True)
     directions = directions * directions.gather(1, largest).sign()
-    return centred @ directions[:embed_dim].T
+    return (table - mean) @ directions[:embed_dim].T
+
+
+def check_rows(rows, vocab_size):
+    """Ids of tokens, each once; refuse what is none, or no id of a table.
+
+    Parameters
+    ----------
+    rows : tensor or sequence of ids, any shape
+    vocab_size : int
+
+    Returns
+    -------
+    tensor of ids, shape ``(n,)``
+        In rising order.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or one lies outside the table.
+    """
+    found = torch.as_tensor(rows)
+    if found.numel() and (
+        found.is_floating_point() or found.dtype == torch.bool
+    ):
+        raise ValueError(f"rows must be token ids; got {found.dtype}")
+    found = found.unique()
+    if not len(found) or found[0] < 0 or found[-1] >= vocab_size:
+        inside = f"from 0 to {vocab_size - 1}"
+        got = f"{found[0]} to {found[-1]}" if len(found) else "none"
+        raise ValueError(f"rows must be token ids {inside}; got {got}")
+    return found
 
 
 def add_noise(x0, t, schedule, generator=None, eps=None, keep=None):

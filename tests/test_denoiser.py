@@ -355,6 +355,15 @@ def test_a_smaller_space(embed_dim):
         assert kept.item() == pytest.approx(best.item(), rel=1e-4)
 
 
+def test_a_smaller_space_of_the_tokens_that_occur():
+    original = backbone(std=0.2)
+    rows = torch.arange(0, VOCAB, 2)
+    model = denoiser.DBLM.from_backbone(original, rows, embed_dim=4)
+    wide = original.model.transformer.wte.weight.detach()
+    wanted = noising.principal_table(wide, 4, rows)
+    torch.testing.assert_close(model.table(), wanted)
+
+
 def test_normalised_embeddings_have_length_sqrt_dim():
     """One config field; the weights stay as they came."""
     original = backbone(std=0.2)

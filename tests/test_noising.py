@@ -269,6 +269,38 @@ def test_principal_directions_have_a_fixed_sign():
     assert (directions[largest, torch.arange(3)] > 0).all()
 
 
+def test_rows_that_never_occur_do_not_bend_the_directions():
+    """They lie far off; the others come out as if they were alone."""
+    table = points(40, 6, dtype=torch.float64)
+    table[25:] += 30
+    small = noising.principal_table(table, 3, torch.arange(25))
+    alone = noising.principal_table(table[:25], 3)
+    torch.testing.assert_close(small[:25], alone)
+    assert small.shape == (40, 3)
+    cosine = torch.nn.functional.cosine_similarity
+    means = []
+    for found in (small, noising.principal_table(table, 3)):
+        found = found[:25]
+        pairs = cosine(found[:, None], found[None], dim=-1)
+        means.append((pairs.sum() - 25) / (25 * 24))
+    assert means[0] < 0.05 < 0.5 < means[1]
+    mixed = torch.tensor([[2, 1], [0, 2]])
+    assert noising.principal_table(table, 2, mixed).shape == (40, 2)
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [-1, 2], [3, 20], torch.ones(20).bool(), [0.5]]
+)
+def test_rows_that_are_no_tokens_are_refused(rows):
+    with pytest.raises(ValueError, match="rows must be token ids"):
+        noising.principal_table(points(20, 6), 1, rows)
+
+
+def test_two_rows_have_no_three_directions():
+    with pytest.raises(ValueError, match="between 1 and 2"):
+        noising.principal_table(points(20, 6), 3, [4, 5, 4])
+
+
 @pytest.mark.parametrize("embed_dim", [0, -1, 7])
 def test_impossible_principal_dimensions_are_refused(embed_dim):
     with pytest.raises(ValueError, match="between 1 and 6"):
