@@ -6,6 +6,7 @@ chapter 7 on `report` takes all measures at once, each with an interval that
 holds the true value in 95 % of all repetitions.
 """
 
+import contextlib
 import math
 from collections import Counter
 from itertools import pairwise
@@ -19,6 +20,8 @@ __all__ = [
     "copied_share",
     "distinct_n",
     "distinct_share",
+    "frontier",
+    "grammar_nats",
     "interval",
     "jackknife",
     "judge",
@@ -27,7 +30,10 @@ __all__ = [
     "repeat_share",
     "report",
     "sample_language_model",
+    "slot_distance",
+    "slot_distances",
     "token_entropy",
+    "told",
     "top_token_share",
 ]
 
@@ -257,6 +263,157 @@ def coherent_share(texts):
     return 1 - sum(broken.values()) / len(texts), broken
 
 
+def told(texts):
+    """The coherent tales among some texts, as the grammar reads them.
+
+    Parameters
+    ----------
+    texts : list of str
+
+    Returns
+    -------
+    list of tales.Tale
+    """
+    found = []
+    for words in texts:
+        with contextlib.suppress(tales.ParseError):
+            found.append(tales.parse(words))
+    return found
+
+
+def slot_distances(found):
+    """How far a writer's choices are from the grammar's, slot by slot.
+
+    Parameters
+    ----------
+    found : list of tales.Tale
+        As `told` reads them.
+
+    Returns
+    -------
+    dict
+        Slot (a field of `tales.Tale`) -> ``(distance, expected)``: the total
+        variation between the shares of its options and the grammar's, half
+        the sum of their absolute differences, from 0 to 1; and what it is on
+        average for as many true tales, whose shares miss the grammar's by
+        chance alone. A slot that no tale has is at a distance of 1.
+    """
+    rows = {}
+    for slot, shares in tales.choices().items():
+        counts = Counter(getattr(tale, slot) for tale in found)
+        del counts[None]
+        rows[slot] = _variation(counts, shares), _by_chance(counts, shares)
+    return rows
+
+
+def _variation(counts, shares):
+    total = sum(counts.values())
+    if not total:
+        return 1.0
+    return sum(abs(counts[o] / total - p) for o, p in shares.items()) / 2
+
+
+def _by_chance(counts, shares):
+    """Expected total variation of as many draws from the grammar itself.
+
+    The mean absolute deviation of each binomial count is known (de Moivre,
+    1730).
+    """
+    total, deviation = sum(counts.values()), 0.0
+    if not total:
+        return 1.0
+    for p in shares.values():
+        if p == 1:
+            continue
+        most = math.floor(total * p)
+        log = (
+            math.lgamma(total + 1)
+            - math.lgamma(most + 1)
+            - math.lgamma(total - most)
+            + (most + 1) * math.log(p)
+            + (total - most) * math.log1p(-p)
+        )
+        deviation += 2 * math.exp(log) / total
+    return deviation / 2
+
+
+def slot_distance(found):
+    """Mean of `slot_distances` over all slots.
+
+    Together with the share of coherent tales it says what a writer can do:
+    a writer of few kinds of tales keeps them coherent easily.
+
+    Parameters
+    ----------
+    found : list of tales.Tale
+
+    Returns
+    -------
+    distance, expected : float
+        From 0 to 1; the second for as many true tales.
+
+    Raises
+    ------
+    ValueError
+        If there are no tales.
+    """
+    if not found:
+        raise ValueError("no tale is coherent: nothing was chosen")
+    rows = slot_distances(found).values()
+    return tuple(sum(column) / len(rows) for column in zip(*rows))
+
+
+def grammar_nats(found):
+    """Nats that tales cost under the grammar itself.
+
+    Parameters
+    ----------
+    found : list of tales.Tale
+
+    Returns
+    -------
+    mean, standard_error : float
+        Of -log p. For true tales the mean is `tales.entropy`; it is lower
+        for a writer who keeps to what is common.
+
+    Raises
+    ------
+    ValueError
+        If there are no tales.
+    """
+    if not found:
+        raise ValueError("no tale is coherent: none has a probability")
+    nats = [-tales.log_prob(tale) for tale in found]
+    mean = sum(nats) / len(nats)
+    if len(nats) < 2:
+        return mean, 0.0
+    squares = sum((value - mean) ** 2 for value in nats)
+    return mean, math.sqrt(squares / (len(nats) - 1) / len(nats))
+
+
+def frontier(rows, good="coherent", bad="slot_distance"):
+    """Those of some reports that no other one beats on both measures.
+
+    Parameters
+    ----------
+    rows : list of dict
+        As `report` returns them; one without the measures is left out.
+    good, bad : str
+        The measure that should be large, and the one that should be small.
+
+    Returns
+    -------
+    list of dict
+        In rising order of ``bad``, and therefore of ``good``.
+    """
+    known = [row for row in rows if good in row and bad in row]
+    found = []
+    for row in sorted(known, key=lambda row: (row[bad], -row[good])):
+        if not found or row[good] > found[-1][good]:
+            found.append(row)
+    return found
+
+
 def agreements(texts):
     """How many texts keep each agreement of the grammar, and which break it.
 
@@ -426,8 +583,11 @@ def report(texts, backbone, training_texts=(), real=None, given=None):
         ``copied`` (texts), ``distinct_2`` (pairs of tokens) and ``repeats``
         (tokens); nats: ``judge`` a token, ``above_real``, what that is above
         real tales, and ``entropy`` of single tokens; ``tokens`` a text; and
-        ``broken``, the first broken agreement -> how many texts. For each
-        figure ``NAME_interval`` is its 95 % interval as a list.
+        ``broken``, the first broken agreement -> how many texts. Of the
+        coherent tales, if there are any: ``slot_distance``, ``above_true``,
+        what that is above its value for as many true tales (see
+        `slot_distances`), and ``grammar_nats``. For each figure
+        ``NAME_interval`` is its 95 % interval as a list.
     """
     count, known = len(texts), frozenset(training_texts)
     share, broken = coherent_share(texts)
@@ -448,6 +608,15 @@ def report(texts, backbone, training_texts=(), real=None, given=None):
     if real is not None:
         gap = nats - real[0]
         put("above_real", gap, mean_interval(gap, math.hypot(error, real[1])))
+    tellable = told(texts)
+    if tellable:
+        distance, expected = slot_distance(tellable)
+        error = jackknife(lambda rows: slot_distance(rows)[0], tellable)
+        put("slot_distance", distance, mean_interval(distance, error))
+        above = distance - expected
+        put("above_true", above, mean_interval(above, error))
+        nats, error = grammar_nats(tellable)
+        put("grammar_nats", nats, mean_interval(nats, error))
     for name, measure in _TOKEN_MEASURES.items():
         value = measure(rows)
         put(name, value, mean_interval(value, jackknife(measure, rows)))

@@ -37,6 +37,7 @@ __all__ = [
     "Tale",
     "Verdict",
     "check",
+    "choices",
     "corpus",
     "entropy",
     "log_prob",
@@ -644,6 +645,39 @@ def _entropy(template, filled):
                 inner = _entropy(slot.text(option), set(filled))
                 total += share * p * (inner - math.log(p))
     return total
+
+
+@cache
+def choices():
+    """Return how often each choice is made, field by field.
+
+    Like `entropy` it only reads the tables.
+
+    Returns
+    -------
+    dict
+        Field of `Tale` -> ``{option: probability}`` among the tales that
+        have this field, in the order of the tables; each sums to 1.
+    """
+    found = {}
+    _weigh(START, set(), 1.0, found)
+    shares = {field: _shares(weights) for field, weights in found.items()}
+    return {f.name: shares[f.name] for f in fields(Tale)}
+
+
+def _weigh(template, filled, weight, found):
+    """Add the weights of the holes in `template` not yet `filled`."""
+    for _, _, name in _pieces(template):
+        slot = SLOTS.get(name)
+        if slot is None or slot.field in filled:
+            continue
+        filled.add(slot.field)
+        table = found.setdefault(slot.field, {})
+        for share, options in _tables(slot):
+            for option, p in _shares(options).items():
+                here = weight * share * p
+                table[option] = table.get(option, 0.0) + here
+                _weigh(slot.text(option), set(filled), here, found)
 
 
 def _tables(slot):

@@ -24,7 +24,7 @@ END = resources.END
 TRAIN_TALES = 100_000
 
 # Held-out tales come from their own seed.
-_TRAIN_SEED, _VALID_SEED = 1, 2
+_TRAIN_SEED, _VALID_SEED, _TEST_SEED = 1, 2, 3
 
 
 @dataclass
@@ -34,18 +34,21 @@ class Corpus:
     Attributes
     ----------
     name : str
-    train, valid : list of str
+    train, valid, test : list of str
+        To learn from; to choose settings by; to report figures on, which
+        nothing was chosen by. Without a ``test_size`` the last is empty.
     left_out : int
-        Texts of a file that are neither, since fewer were asked for.
+        Texts of a file that are none of them, since fewer were asked for.
     """
 
     name: str
     train: list = field(repr=False)
     valid: list = field(repr=False)
     left_out: int = 0
+    test: list = field(repr=False, default_factory=list)
 
 
-def load(name="tales", size=20_000, valid_size=1_000):
+def load(name="tales", size=20_000, valid_size=1_000, test_size=0):
     """Load a corpus by name or from a file.
 
     Parameters
@@ -60,6 +63,9 @@ def load(name="tales", size=20_000, valid_size=1_000):
         is called like one of the above is ``./tales``, or a `pathlib.Path`.
     size, valid_size : int
         At most so many texts; at least 1.
+    test_size : int
+        At most so many texts of a third part; 0 for none. Of a file of your
+        own it is another tenth.
 
     Returns
     -------
@@ -77,21 +83,25 @@ def load(name="tales", size=20_000, valid_size=1_000):
     """
     for count in (size, valid_size):
         _check_count(count)
+    _check_count(test_size, least=0)
     if isinstance(name, str) and name in ("tales", "tinystories"):
         resources.note_other_meaning(name)
     if isinstance(name, str) and name == "tales":
         train = tales.corpus(size, seed=_TRAIN_SEED)
         valid = tales.corpus(valid_size, seed=_VALID_SEED)
-        return Corpus("tales", train, valid)
+        test = tales.corpus(test_size, seed=_TEST_SEED)
+        return Corpus("tales", train, valid, test=test)
     if isinstance(name, str) and name == "tinystories":
-        parts = ("train", size), ("valid", valid_size)
-        if not os.environ.get("DBLM_TINYSTORIES"):
-            found = [_stream_tinystories(*part) for part in parts]
-            return Corpus("tinystories", *found)
-        found = [_read_tinystories(part) for part, _ in parts]
-        train, valid = found[0][:size], found[1][:valid_size]
-        left_out = len(found[0]) - len(train) + len(found[1]) - len(valid)
-        return Corpus("tinystories", train, valid, left_out)
+        held = valid_size + test_size
+        parts = ("train", size), ("valid", held)
+        if os.environ.get("DBLM_TINYSTORIES"):
+            whole = [_read_tinystories(part) for part, _ in parts]
+        else:
+            whole = [_stream_tinystories(*part) for part in parts]
+        found = [texts[:count] for texts, (_, count) in zip(whole, parts)]
+        left_out = sum(map(len, whole)) - sum(map(len, found))
+        train, (valid, test) = found[0], _parted(found[1], valid_size)
+        return Corpus("tinystories", train, valid, left_out, test)
     path = resources.user_path(name)
     if not os.path.isfile(path):
         raise ValueError(
@@ -105,18 +115,25 @@ def load(name="tales", size=20_000, valid_size=1_000):
             "separated by blank lines, so that one can be held out"
         )
     valid = texts[::10][:valid_size]
-    train = [text for i, text in enumerate(texts) if i % 10][:size]
-    left_out = len(texts) - len(train) - len(valid)
-    return Corpus(path.name, train, valid, left_out)
+    test = texts[5::10][:test_size]
+    held_out = (0, 5) if test_size else (0,)
+    train = [text for i, text in enumerate(texts) if i % 10 not in held_out]
+    train = train[:size]
+    left_out = len(texts) - len(train) - len(valid) - len(test)
+    return Corpus(path.name, train, valid, left_out, test)
 
 
-def _check_count(count):
+def _parted(texts, count):
+    return texts[:count], texts[count:]
+
+
+def _check_count(count, least=1):
     if not isinstance(count, int) or isinstance(count, bool):
         raise TypeError(
             f"how many texts must be a whole number; got {count!r}"
         )
-    if count < 1:
-        raise ValueError(f"ask for at least 1 text; got {count}")
+    if count < least:
+        raise ValueError(f"ask for at least {least} text(s); got {count}")
 
 
 def _split(path):

@@ -428,6 +428,117 @@ def test_the_judge_takes_texts_of_any_length(model, tokenizer):
     assert metrics.judge(model, tokenizer, [canvas])[0] > 0
 
 
+# --- variety ----------------------------------------------------------------
+
+
+def true_tales(count, seed=0):
+    rng = random.Random(seed)
+    return [tales.sample(rng) for _ in range(count)]
+
+
+def test_told_reads_the_coherent_texts_only():
+    texts = tales.corpus(5, seed=4)
+    found = metrics.told([texts[0], "The the.", *texts[1:], ""])
+    assert found == [tales.parse(words) for words in texts]
+
+
+def test_slot_distances_by_hand():
+    """One tale: all weight on one option of each slot that it has."""
+    tale = next(t for t in true_tales(20) if t.object is None)
+    rows = metrics.slot_distances([tale])
+    shares = tales.choices()
+    assert list(rows) == list(shares)
+    for slot, (distance, expected) in rows.items():
+        option = getattr(tale, slot)
+        if option is None:
+            assert (distance, expected) == (1, 1)
+            continue
+        p = shares[slot]
+        assert distance == pytest.approx(1 - p[option])
+        # A draw of one: 1 - p of the option drawn, on average.
+        mean = sum(q * (1 - q) for q in p.values())
+        assert expected == pytest.approx(mean)
+    mean = statistics.fmean(d for d, _ in rows.values())
+    assert metrics.slot_distance([tale])[0] == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("count", [60, 400])
+def test_true_tales_are_as_far_as_expected(count):
+    """The expectation is exact: de Moivre's formula against repetition."""
+    found = [metrics.slot_distance(true_tales(count, s)) for s in range(25)]
+    distance = [d for d, _ in found]
+    error = statistics.stdev(distance) / 5
+    expected = statistics.fmean(e for _, e in found)
+    assert abs(statistics.fmean(distance) - expected) < 4 * error
+    assert error < 0.05 * expected
+
+
+def test_a_writer_of_few_things_is_far_off():
+    """Coherence cannot see it; slot distance and grammar nats do."""
+    every = true_tales(3000, seed=1)
+    common = set(list(tales.OBJECTS)[:10])
+    heroes = set(list(tales.GIRLS)[:5]) | set(list(tales.BOYS)[:5])
+    few = [
+        tale
+        for tale in every
+        if tale.hero in heroes and tale.object in {None, *common}
+    ]
+    whole = every[: len(few)]
+    (far, expected), (near, _) = map(metrics.slot_distance, (few, whole))
+    assert far > near + 0.02
+    assert near < 1.3 * expected
+    rows = metrics.slot_distances(few)
+    worst = sorted(rows, key=lambda slot: rows[slot][1] - rows[slot][0])
+    assert set(worst[:2]) == {"hero", "object"}
+    nats = metrics.grammar_nats(few)[0]
+    assert nats < metrics.grammar_nats(whole)[0] - 0.3
+
+
+def test_grammar_nats_of_true_tales_are_the_entropy():
+    found = true_tales(2000, seed=2)
+    mean, error = metrics.grammar_nats(found)
+    assert abs(mean - tales.entropy()) < 4 * error < 0.4
+    by_hand = [-tales.log_prob(tale) for tale in found]
+    assert mean == pytest.approx(statistics.fmean(by_hand))
+    assert error == pytest.approx(statistics.stdev(by_hand) / math.sqrt(2000))
+    assert metrics.grammar_nats(found[:1])[1] == 0
+
+
+@pytest.mark.parametrize(
+    "measure", [metrics.slot_distance, metrics.grammar_nats]
+)
+def test_no_tales_have_no_variety(measure):
+    with pytest.raises(ValueError, match="no tale is coherent"):
+        measure([])
+
+
+def test_the_frontier_holds_what_nothing_beats():
+    points = [(0.9, 0.3), (0.5, 0.1), (0.9, 0.2), (0.4, 0.1), (0.95, 0.4)]
+    rows = [{"coherent": c, "slot_distance": d} for c, d in points]
+    found = metrics.frontier([*rows, {"coherent": 1.0}])
+    assert found == [rows[1], rows[2], rows[4]]
+    assert metrics.frontier([]) == []
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=9
+    )
+)
+def test_every_report_is_beaten_by_the_frontier_or_on_it(points):
+    rows = [{"coherent": c, "slot_distance": d} for c, d in points]
+    found = metrics.frontier(rows)
+    for row in rows:
+        assert any(
+            best["coherent"] >= row["coherent"]
+            and best["slot_distance"] <= row["slot_distance"]
+            for best in found
+        )
+    for a, b in zip(found, found[1:]):
+        assert a["coherent"] < b["coherent"]
+        assert a["slot_distance"] < b["slot_distance"]
+
+
 # --- the whole row ----------------------------------------------------------
 
 
@@ -450,6 +561,11 @@ def test_a_report_is_made_of_its_measures(model, tokenizer):
     assert found["repeats"] == metrics.repeat_share(rows)
     assert found["entropy"] == metrics.token_entropy(rows)
     assert found["tokens"] == pytest.approx(sum(map(len, rows)) / 22)
+    told = metrics.told(texts)
+    distance, expected = metrics.slot_distance(told)
+    assert found["slot_distance"] == distance
+    assert found["above_true"] == pytest.approx(distance - expected)
+    assert found["grammar_nats"] == metrics.grammar_nats(told)[0]
     nats, error = metrics.judge(model, tokenizer, texts)
     assert found["judge"] == nats
     low, high = found["above_real_interval"]
@@ -471,6 +587,7 @@ def test_a_report_of_next_to_nothing(model, tokenizer, texts):
     judge = resources.Backbone(model, tokenizer)
     found = metrics.report(texts, judge)
     assert found["coherent"] == 0 and found["broken"] == {"syntax": len(texts)}
+    assert "slot_distance" not in found and "grammar_nats" not in found
     json.dumps(found, allow_nan=False)  # no figure is infinite or no number
 
 

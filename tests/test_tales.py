@@ -240,6 +240,21 @@ def test_entropy_of_each_plot_agrees_with_samples(surprises, plot):
     assert abs(statistics.mean(values) - expected) < 4 * error
 
 
+def test_choices_agree_with_samples():
+    """Every option as often as it should be, in the tales that have it."""
+    rng = random.Random(5)
+    drawn = [tales.sample(rng) for _ in range(8000)]
+    for field, shares in tales.choices().items():
+        assert sum(shares.values()) == pytest.approx(1)
+        counts = Counter(getattr(tale, field) for tale in drawn)
+        del counts[None]
+        total = sum(counts.values())
+        assert set(counts) <= set(shares)
+        for option, p in shares.items():
+            error = math.sqrt(p * (1 - p) / total)
+            assert abs(counts[option] / total - p) < 4.5 * error, option
+
+
 def test_entropy_agrees_with_enumeration(monkeypatch):
     """A grammar small enough to list all of its texts."""
     monkeypatch.setattr(

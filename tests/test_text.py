@@ -42,6 +42,40 @@ def test_held_out_tales_are_not_trained_on(corpus):
     assert not train & set(corpus.valid)
 
 
+def test_a_third_part_is_neither_trained_on_nor_chosen_by(corpus):
+    parts = text.load("tales", size=SIZE, test_size=300)
+    assert parts.train == corpus.train and parts.valid == corpus.valid
+    assert len(parts.test) == 300 and corpus.test == []
+    assert not set(parts.test) & {*parts.train, *parts.valid}
+
+
+def test_a_third_part_of_a_file_is_another_tenth(tmp_path):
+    path = tmp_path / "mine.txt"
+    texts = [f"Text {i}." for i in range(40)]
+    path.write_text("\n\n".join(texts), "utf-8")
+    whole = text.load(path)
+    assert whole.valid == texts[::10] and len(whole.train) == 36
+    parts = text.load(path, test_size=3)
+    assert parts.valid == texts[::10] and parts.test == texts[5:30:10]
+    assert set(parts.train) == set(texts) - set(texts[::5])
+    assert whole.left_out == 0 and parts.left_out == 1
+
+
+def test_a_third_part_of_real_stories_follows_the_second(
+    tmp_path, monkeypatch
+):
+    lines = [f"Story {i}." for i in range(12)]
+    for name in ("train", "valid"):
+        whole = f"\n{resources.END}\n".join(lines)
+        (tmp_path / f"{name}.txt").write_text(whole, "utf-8")
+    monkeypatch.setenv("DBLM_TINYSTORIES", str(tmp_path))
+    parts = text.load("tinystories", 5, 3, 4)
+    assert parts.train == lines[:5] and parts.valid == lines[:3]
+    assert parts.test == lines[3:7] and parts.left_out == 7 + 5
+    with pytest.raises(ValueError, match="at least 0 text"):
+        text.load("tinystories", test_size=-1)
+
+
 def test_every_text_is_a_tale(corpus):
     assert all(tales.check(words).ok for words in corpus.train[:300])
 
