@@ -44,6 +44,7 @@ _MODULES = (
     "resources",
     "reverse",
     "schedules",
+    "speed",
     "storage",
     "tales",
     "text",

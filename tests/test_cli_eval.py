@@ -18,8 +18,9 @@ def fewer_tales():
     load = text.load
 
     @functools.cache
-    def small(name="tales", size=1, valid_size=1000):
-        return load(name, min(size, 50), min(valid_size, 30))
+    def small(name="tales", size=1, valid_size=1000, test_size=0):
+        most = min(size, 50), min(valid_size, 30), min(test_size, 30)
+        return load(name, *most)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "load", small)
@@ -87,6 +88,9 @@ def test_the_tables_of_a_denoiser(capsys):
     assert row.split()[2] == "100.0%"
     assert "first broken: syntax 6" in tables[0]
     assert "what follows is measured" in tables[3]
+    clock = next(x for x in tables if x.startswith("milliseconds a text"))
+    ways = [row.split()[:3] for row in clock.splitlines()[2:]]
+    assert ways == [[n, k, "steps"] for n in ("1", "32") for k in ("3", "2")]
     assert tables[-1].strip() == (
         "All figures equal MANIFEST.json within sampling error."
     )
@@ -106,6 +110,7 @@ def test_the_same_as_json(capsys):
             if name != "seconds":
                 assert value == facts["manifest"][title][name], (title, name)
     assert facts["differing"] == [] and facts["seconds"] > 0
+    assert len(facts["clock"]) == 4
 
 
 def test_a_manifest_that_says_something_else_is_noticed(

@@ -23,8 +23,9 @@ def fewer_tales():
     """A small corpus to look for copies in, and few real tales."""
     load = text.load
 
-    def small(name="tales", size=1, valid_size=1000):
-        return load(name, min(size, 50), min(valid_size, 30))
+    def small(name="tales", size=1, valid_size=1000, test_size=0):
+        most = min(size, 50), min(valid_size, 30), min(test_size, 30)
+        return load(name, *most)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "load", small)
@@ -154,7 +155,7 @@ def test_real_tales_are_the_measure_of_all_others(found):
     real = found["real tales"]
     assert real["coherent"] == 1 and real["broken"] == {}
     backbone = resources.load_backbone()
-    valid = text.load("tales").valid
+    valid = evaluation.real_tales()
     assert real["judge"] == pytest.approx(
         metrics.judge(*backbone, valid)[0], abs=1e-5
     )
@@ -219,7 +220,7 @@ def test_a_model_that_recites_real_tales_passes_everything(
     tokenizer, monkeypatch
 ):
     """Beginnings are judged whole, foreign prompts by what follows them."""
-    valid = text.load("tales").valid
+    valid = evaluation.real_tales()
     starts = evaluation.beginnings(valid)
     train = text.load("tales", size=50).train
 
@@ -242,6 +243,11 @@ def test_a_model_that_recites_real_tales_passes_everything(
     assert abs(found["2 steps"]["above_real"]) < 0.2
 
 
+def test_real_tales_are_those_that_nothing_was_chosen_by():
+    assert evaluation.real_tales() == tales.corpus(30, seed=3)
+    assert not set(evaluation.real_tales()) & set(text.load("tales").valid)
+
+
 def test_copies_are_looked_for_in_what_the_checkpoints_learned_from():
     """The same corpus, from the same seed and of the same size."""
     assert evaluation.training_tales.__wrapped__.__defaults__ == (
@@ -249,7 +255,7 @@ def test_copies_are_looked_for_in_what_the_checkpoints_learned_from():
     )
     known = evaluation.training_tales()
     assert set(text.load("tales", size=text.TRAIN_TALES).train) == known
-    assert not known & set(text.load("tales").valid)
+    assert not known & {*text.load("tales").valid, *evaluation.real_tales()}
 
 
 # --- two evaluations of one model -------------------------------------------
@@ -309,11 +315,10 @@ def test_a_machine_is_asked_for_what_it_can_write(monkeypatch, each, texts):
     def writes(model, tokenizer, count, num_steps):
         clock[0] += each * count * num_steps
 
-    monkeypatch.setattr(evaluation, "_diffuses", lambda model: True)
+    monkeypatch.setattr(evaluation, "diffuses", lambda model: True)
     monkeypatch.setattr(evaluation, "write", writes)
     monkeypatch.setattr(evaluation.time, "perf_counter", lambda: clock[0])
-    tales_enough = SimpleNamespace(valid=["one two"] * 1000)
-    monkeypatch.setattr(text, "load", lambda *_, **__: tales_enough)
+    monkeypatch.setattr(evaluation, "real_tales", lambda: ["one two"] * 1000)
     model = SimpleNamespace(config=SimpleNamespace(sampler={"stagger": 1}))
     by_hand = (250 - each * 64 * 300) / (each * (64 + 16 + 8 + 16))
     assert evaluation.affordable(model, None) == texts

@@ -36,12 +36,13 @@ def base(tmp_path_factory):
     """A book, a tiny GPT-2 and a finished run; few tales are enough."""
     root = tmp_path_factory.mktemp("base")
     load = text.load
-    fewer = functools.cache(lambda name, a, b: load(name, a, b))
+    fewer = functools.cache(lambda *given: load(*given))
 
-    def small(name="tales", size=50, valid_size=20):
+    def small(name="tales", size=50, valid_size=20, test_size=0):
         if str(name) == "tales":
-            return fewer(name, min(size, 50), min(valid_size, 20))
-        return load(name, size, valid_size)
+            most = min(size, 50), min(valid_size, 20), min(test_size, 20)
+            return fewer(name, *most)
+        return load(name, size, valid_size, test_size)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DBLM_DATA", str(small_book(root / "data")))

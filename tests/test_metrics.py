@@ -4,6 +4,7 @@ Counts are checked by hand, likelihoods against transformers' own loss,
 intervals against published ones and by repetition.
 """
 
+import itertools
 import json
 import math
 import random
@@ -534,7 +535,7 @@ def test_every_report_is_beaten_by_the_frontier_or_on_it(points):
             and best["slot_distance"] <= row["slot_distance"]
             for best in found
         )
-    for a, b in zip(found, found[1:]):
+    for a, b in itertools.pairwise(found):
         assert a["coherent"] < b["coherent"]
         assert a["slot_distance"] < b["slot_distance"]
 

@@ -15,6 +15,9 @@ _FIGURES = (
     ("coherent", "hold together", "share"),
     ("distinct", "differ from each other", "share"),
     ("copied", "copied from the training text", "share"),
+    ("slot_distance", "choices unlike the grammar's", "number"),
+    ("above_true", "the same, above true tales", "signed"),
+    ("grammar_nats", "nats a tale, by the grammar", "number"),
     ("judge", "nats a token, by the judge", "number"),
     ("above_real", "the same, above real tales", "signed"),
     ("entropy", "entropy of single tokens, nats", "number"),
@@ -22,6 +25,7 @@ _FIGURES = (
     ("repeats", "tokens like their left neighbour", "share"),
     ("tokens", "tokens a text", "number"),
 )
+_CLOCK = "texts at once", "written in", "here", "left to right", "ratio"
 _WRITTEN = {"share": "{:.1%}", "number": "{:.3f}", "signed": "{:+.3f}"}
 _TITLES = {
     "beginnings": "beginnings of held-out tales, continued",
@@ -34,7 +38,7 @@ _TITLES = {
 
 def run(options):
     """Let a model write, measure it, and print the figures."""
-    from .. import evaluation
+    from .. import evaluation, speed
 
     start = time.perf_counter()
     model, tokenizer = any_model(options.name)
@@ -59,6 +63,9 @@ def run(options):
         continued=options.continued,
         progress=sys.stderr.isatty(),
     )
+    twin = resources.load_backbone(evaluation.JUDGE).model
+    twin.to(resources.device())
+    clock = speed.rates(model, twin, tokenizer, steps)
     recorded = _recorded(options.name)
     facts = {
         "name": options.name,
@@ -69,6 +76,7 @@ def run(options):
     differing = evaluation.differing(found, recorded)
     if options.json:
         facts |= {"evaluation": found, "manifest": recorded}
+        facts["clock"] = clock
         print(json.dumps(facts | {"differing": differing}, indent=1))
         return
     print(
@@ -81,6 +89,7 @@ def run(options):
             for figure in evaluation.COUNTED:
                 beside.pop(figure, None)
         _print_report(title, report, beside)
+    _print_clock(clock)
     _print_differing(differing, found, recorded)
 
 
@@ -118,6 +127,18 @@ def _print_report(title, report, recorded):
     broken = ", ".join(f"{k} {n}" for k, n in report["broken"].items())
     if broken:
         print(f"  first broken: {broken}")
+
+
+def _print_clock(rows):
+    """Print how long a text takes, beside the judge that writes itself."""
+    print("\nmilliseconds a text, on this machine and in turns")
+    print("  {:>14}  {:16}{:>8}  {:>14}  {:>7}".format(*_CLOCK))
+    for row in rows:
+        print(
+            f"  {row['batch_size']:>14}  {row['way']:16}"
+            f"{row['milliseconds']:>8.1f}  {row['twin']:>14.1f}  "
+            f"{row['times_twin']:>7.2f}"
+        )
 
 
 def _print_differing(differing, found, recorded):
