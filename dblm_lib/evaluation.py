@@ -84,7 +84,7 @@ def write(
     bar=None,
     **sampler,
 ):
-    """Let a model write: a denoiser, or a language model at temperature 1.
+    """Let a model write: a denoiser, or a language model.
 
     Parameters
     ----------
@@ -103,8 +103,8 @@ def write(
     bar : progress bar, optional
         Moved by one a text and step.
     **sampler
-        Other options of `decoding.generate_ids`; a language model has none.
-        The canvas is as long as in the model's training if left out.
+        Other options of `decoding.generate_ids`; a language model knows
+        ``temperature`` only, which is 1 if left out. The canvas is as long as in the model's training if left out.
 
     Returns
     -------
@@ -119,6 +119,7 @@ def write(
             seed,
             _canvas_of(model),
             prompts=prompts,
+            **sampler,
         )
         bar.update(len(texts))
         return texts

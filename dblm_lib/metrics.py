@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from itertools import pairwise
 
-from . import tales, text
+from . import checks, tales, text
 
 __all__ = [
     "agreements",
@@ -640,9 +640,15 @@ def _pairs(rows):
 
 
 def sample_language_model(
-    model, tokenizer, count=1, seed=0, max_length=72, prompts=None
+    model,
+    tokenizer,
+    count=1,
+    seed=0,
+    max_length=72,
+    prompts=None,
+    temperature=1.0,
 ):
-    """Sample texts from an autoregressive model, at temperature 1.
+    """Sample texts from an autoregressive model.
 
     The whole distribution is sampled, nothing cut off. The global random
     numbers are left as they were.
@@ -658,14 +664,23 @@ def sample_language_model(
         Tokens a text at most, its prompt included; one is always added.
     prompts : list of str, optional
         How the texts begin; each is continued.
+    temperature : float
+        By which the logits are divided; above 0.
 
     Returns
     -------
     list of str
         Those of the first prompt come first.
+
+    Raises
+    ------
+    ValueError
+        If the temperature is no number above 0.
     """
     import torch
 
+    if not (checks.is_number(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be positive; got {temperature!r}")
     device = next(model.parameters()).device
     end = tokenizer.eos_token_id
     prompts = [p for p in prompts or [""] for _ in range(count)]
@@ -687,6 +702,7 @@ def sample_language_model(
                 attention_mask=torch.ones_like(start),
                 max_new_tokens=max(1, max_length - length),
                 do_sample=True,
+                temperature=float(temperature),
                 top_k=0,
                 pad_token_id=end,
             )

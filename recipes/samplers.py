@@ -1,36 +1,66 @@
-"""Ways to take the steps, and how many: a grid of samplers.
+"""What each writer can do: coherence beside variety, over its samplers.
 
-All of tales-dblm-teacher but the last, which is that of tales-dblm. 500 texts
-a point: a quarter of an hour on an H100, with ``--jobs`` less; hours on two
-processor cores. Each point is kept as soon as it is measured; resumes.
+The denoiser as trained and as distilled, in more and fewer steps, and the two
+autoregressive twins, each at several temperatures. 300 texts a point: half an
+hour on two processor cores. Each point is kept as soon as it is measured;
+resumes.
 """
 
 import time
 
-from dblm_lib import ablation, denoiser, evaluation, resources
+from dblm_lib import ablation, denoiser, evaluation, ladder, resources
 
 from . import common
 
-COUNTS = (4, 8, 16, 32, 64, 128, 256)
+TEMPERATURES = (1.0, 0.8, 0.6)
+TEACHER, STUDENT = "tales-dblm-teacher", "tales-dblm"
+TWINS = "tales-gpt2", "tales-gpt2-long"
+STEPS = {TEACHER: (64, 16, 8), STUDENT: (64, 16, 8, 4)}
 
 
-def ways(teacher, student):
-    """Samplers, from the plain one to a model's own, a setting at a time."""
-    found, settings = {"plain": denoiser.SAMPLER}, dict(denoiser.SAMPLER)
-    for name, value in teacher.sampler.items():
-        settings = settings | {name: value}
-        found[f"+ {name} {value}"] = settings
-    found["deterministic"] = denoiser.SAMPLER | {"step": "deterministic"}
-    found["as the student"] = denoiser.SAMPLER | student.sampler
-    found["student"] = found["as the student"]
+def ways(own):
+    """What is measured of each writer.
+
+    Parameters
+    ----------
+    own : dict
+        Writer -> the sampler that its configuration names.
+
+    Returns
+    -------
+    list of (writer, way, steps, sampler)
+        Steps are 0 for a writer from left to right.
+    """
+    found = []
+    for tau in TEMPERATURES:
+        title = f"temperature {tau:g}"
+        hot = {"temperature": tau}
+        found += [(twin, title, 0, hot) for twin in TWINS]
+        for writer, counts in STEPS.items():
+            settings = denoiser.SAMPLER | own[writer] | hot
+            found += [(writer, title, n, settings) for n in counts]
+    settings = denoiser.SAMPLER | own[TEACHER]
+    for weight in (0.5, 1.0):
+        changed = settings | {"likelihood_weight": weight}
+        found += [
+            (TEACHER, f"output prior {weight:g}", n, changed) for n in (64, 16)
+        ]
+    changed = settings | {"step": "deterministic"}
+    found += [(TEACHER, "deterministic", n, changed) for n in (32, 8)]
+    found.append((TEACHER, "plain", 64, denoiser.SAMPLER))
+    sharp = denoiser.SAMPLER | ladder.SHARP
+    found.append((TEACHER, "sharp", 64, sharp))
     return found
 
 
-def point(folder, way, num_steps, settings, place, texts):
-    """One point of the grid, unless it is there already."""
+def point(folder, writer, way, num_steps, settings, place, texts):
+    """One point, unless it is there already."""
 
     def make():
-        model = resources.load_weights(denoiser.DBLM, place)
+        if writer in TWINS:
+            model = resources.load_backbone(place).model
+        else:
+            model = resources.load_weights(denoiser.DBLM, place)
         model.to(resources.device())
         judge, real = common.judge()
         start = time.perf_counter()
@@ -39,35 +69,37 @@ def point(folder, way, num_steps, settings, place, texts):
             judge.tokenizer,
             texts,
             num_steps,
-            batch_size=250,
+            batch_size=100,
             **settings,
         )
-        row = {"way": way, "num_steps": num_steps} | settings
+        row = {"writer": writer, "way": way, "num_steps": num_steps}
+        row |= settings
         row["seconds"] = round(time.perf_counter() - start, 1)
         row["device"] = resources.device_name()
         row |= evaluation.measured(judge, told, real=real)
-        print(way, num_steps, row["coherent"], flush=True)
+        print(writer, way, num_steps, row["coherent"], flush=True)
         return row
 
     weights = resources.sha256(place / "model.safetensors")
     asked = {"sampler": settings, "texts": texts, "weights": weights}
-    run = ablation.Run(f"{way}-{num_steps}", asked)
+    run = ablation.Run(f"{writer}-{way}-{num_steps}", asked)
     return ablation.result(run, make, folder)
 
 
-def make(folder, data, work, jobs=1, texts=500):
-    """Measure the grid."""
-    places = [
-        common.ingredient(data, name)
-        for name in ("tales-dblm-teacher", "tales-dblm")
-    ]
-    named = ways(*map(denoiser.DBLMConfig.from_pretrained, places))
+def make(folder, data, work, jobs=1, texts=300):
+    """Measure all points."""
+    places = {
+        name: common.ingredient(data, name)
+        for name in (*TWINS, TEACHER, STUDENT)
+    }
+    own = {
+        name: denoiser.DBLMConfig.from_pretrained(places[name]).sampler
+        for name in STEPS
+    }
     tasks = [
-        (work / "points", way, n, settings, places[way == "student"], texts)
-        for n in COUNTS
-        for way, settings in named.items()
+        (work / "points", *way, places[way[0]], texts) for way in ways(own)
     ]
-    common.side_by_side(point, tasks[::-1], jobs)
+    common.side_by_side(point, tasks, jobs)
     grid = [point(*task) for task in tasks]
     common.write_rows(folder / "grid.json", grid)
     return {

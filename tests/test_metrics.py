@@ -640,6 +640,27 @@ def test_samples_follow_the_model(model, tokenizer):
     assert 0.02 < chance < 0.98, "a model that leaves a choice"
 
 
+def test_a_low_temperature_writes_what_is_likeliest(model, tokenizer):
+    """In the limit all texts are the one that greedy search finds."""
+    cold = metrics.sample_language_model(
+        model, tokenizer, 4, max_length=8, temperature=1e-4
+    )
+    end = torch.tensor([[tokenizer.eos_token_id]])
+    greedy = model.generate(
+        end,
+        attention_mask=torch.ones_like(end),
+        max_new_tokens=8,
+        do_sample=False,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    assert set(cold) == set(text.decode_batch(greedy[:, 1:], tokenizer))
+    for temperature in (0, -1, float("nan"), "hot"):
+        with pytest.raises(ValueError, match="temperature must be positive"):
+            metrics.sample_language_model(
+                model, tokenizer, temperature=temperature
+            )
+
+
 def test_prompts_are_continued_in_their_order(model, tokenizer):
     """Prompts of different length, each by the model's own distribution."""
     prompts = ["Once upon a time", "", "Anna", "Tom"]
