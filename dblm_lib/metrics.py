@@ -35,6 +35,7 @@ __all__ = [
     "token_entropy",
     "told",
     "top_token_share",
+    "total_variation",
 ]
 
 # 95 % of a normal distribution lie within so many standard deviations.
@@ -302,15 +303,34 @@ def slot_distances(found):
     for slot, shares in tales.choices().items():
         counts = Counter(getattr(tale, slot) for tale in found)
         del counts[None]
-        rows[slot] = _variation(counts, shares), _by_chance(counts, shares)
+        chance = _by_chance(counts, shares)
+        rows[slot] = total_variation(counts, shares), chance
     return rows
 
 
-def _variation(counts, shares):
+def total_variation(counts, shares):
+    r"""How far counts are from the shares that they should have.
+
+    .. math:: \frac12 \sum_o \Big| \frac{n_o}{n} - p_o \Big|
+
+    Parameters
+    ----------
+    counts : collections.Counter
+        Option -> how often it was chosen.
+    shares : dict
+        Option -> its probability.
+
+    Returns
+    -------
+    float
+        From 0, where they agree, to 1, where all went to options without
+        a share, or nothing was counted.
+    """
     total = sum(counts.values())
     if not total:
         return 1.0
-    return sum(abs(counts[o] / total - p) for o, p in shares.items()) / 2
+    gaps = [abs(counts[o] / total - p) for o, p in shares.items()]
+    return sum(gaps) / 2
 
 
 def _by_chance(counts, shares):

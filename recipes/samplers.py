@@ -45,8 +45,8 @@ def ways(own):
         found += [
             (TEACHER, f"output prior {weight:g}", n, changed) for n in (64, 16)
         ]
-    changed = settings | {"step": "deterministic"}
-    found += [(TEACHER, "deterministic", n, changed) for n in (32, 8)]
+    changed = settings | {"step": "ancestral"}
+    found += [(TEACHER, "ancestral", n, changed) for n in (64, 16)]
     found.append((TEACHER, "plain", 64, denoiser.SAMPLER))
     sharp = denoiser.SAMPLER | ladder.SHARP
     found.append((TEACHER, "sharp", 64, sharp))

@@ -8,11 +8,10 @@ import copy
 
 from dblm_lib import denoiser, distillation, ladder, resources
 
-from . import common
+from . import common, tales_dblm_teacher
 
-# Chosen by coherence and slot distance together, on texts of other seeds.
 # Chance would lead the teacher anywhere: lessons need deterministic steps.
-SAMPLER = {"step": "deterministic", "stagger": 2.0, "likelihood_weight": 0.25}
+SAMPLER = dict(tales_dblm_teacher.SAMPLER)
 
 
 def train(work, teacher):

@@ -11,8 +11,8 @@ from dblm_lib import ablation, ladder, resources, training
 
 from . import common
 
-# Chosen by coherence on samples of other seeds.
-SAMPLER = dict(ladder.SHARP)
+# Chosen by coherence and slot distance together, on texts of other seeds.
+SAMPLER = {"step": "deterministic", "stagger": 2.0, "likelihood_weight": 0.25}
 PHASES = (
     ("neighbours", 1000, ladder.only_neighbours),
     ("together", 8500, contextlib.nullcontext),

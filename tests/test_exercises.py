@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from dblm_lib import (
     metrics,
     noising,
     schedules,
+    tales,
 )
 from dblm_lib.exercises import BLANK, check, verdict
 
@@ -44,6 +46,30 @@ def on_grid(schedule):
 def nearest(vectors, table):
     unit = torch.nn.functional.normalize
     return (unit(vectors, dim=-1) @ unit(table, dim=-1).T).argmax(-1)
+
+
+def sharpen(shares, tau):
+    powers = {o: p ** (1 / tau) for o, p in shares.items()}
+    total = sum(powers.values())
+    return {o: value / total for o, value in powers.items()}
+
+
+def gaps_at(shares, tau):
+    cold = sharpen(shares, tau)
+    return [abs(cold[o] - shares[o]) for o in shares]
+
+
+def distance_at(shares, tau):
+    return sum(gaps_at(shares, tau)) / 2
+
+
+def choose(rows, share, steps):
+    good = [
+        row
+        for row in rows
+        if 0 < row["num_steps"] <= steps and row["coherent"] >= share
+    ]
+    return min(good, key=lambda row: row["slot_distance"])
 
 
 def noise_rest(x0, eps, alpha, sigma, keep):
@@ -218,6 +244,22 @@ RIGHT = {
         lambda n, x, count: schedules.fit_warp(n, x, count, trim=0),
         lambda n, x, count: fit(n, x, count).tolist(),
     ],
+    "8.1": [
+        sharpen,
+        lambda shares, tau: dict(
+            zip(
+                shares,
+                (torch.tensor([*shares.values()]).log() / tau).softmax(0),
+            )
+        ),
+    ],
+    "8.2": [
+        distance_at,
+        lambda shares, tau: metrics.total_variation(
+            Counter(sharpen(shares, tau)), shares
+        ),
+    ],
+    "8.3": [choose],
 }
 
 WRONG = {
@@ -515,7 +557,45 @@ WRONG = {
         (lambda n, x, count: fit(n, x, count + 1), "shape (7,)"),
         (lambda n, x, count: [0.3] * count, "first and the last"),
     ],
+    "8.1": [
+        (lambda s, tau: {o: p ** (1 / tau) for o, p in s.items()}, "add up"),
+        (lambda s, tau: sharpen(s, 1 / tau), "exponent is 1 / tau"),
+        (lambda s, tau: s, "belongs into the exponent"),
+        (lambda s, tau: {o: p / tau for o, p in s.items()}, "p itself"),
+        (
+            lambda s, tau: dict(
+                zip(s, (torch.tensor([*s.values()]) / tau).softmax(0))
+            ),
+            "softmax of p",
+        ),
+        (lambda s, tau: dict.fromkeys(s, 0.25), "raise each"),
+        (lambda s, tau: list(s.values()), "same options"),
+    ],
+    "8.2": [
+        (lambda s, tau: 2 * distance_at(s, tau), "half of the sum"),
+        (lambda s, tau: distance_at(s, tau) / 2, "their mean"),
+        (lambda s, tau: 0, "absolute values the"),
+        (lambda s, tau: distance_at(s, 1 / tau), "exponent"),
+        (lambda s, tau: max(gaps_at(s, tau)), "their largest"),
+        (lambda s, tau: sum(g**2 for g in gaps_at(s, tau)), "no squares"),
+        (lambda s, tau: 0.9, "sharpen the shares"),
+    ],
+    "8.3": [
+        (lambda rows, share, steps: rows[0], "left to right"),
+        (lambda rows, share, steps: rows[1], "not coherent"),
+        (lambda rows, share, steps: rows[3], "nearer"),
+        (lambda rows, share, steps: rows[4], "too many"),
+        (lambda rows, share, steps: rows[5], "smallest"),
+        (lambda rows, share, steps: 0.12, "one of the rows"),
+    ],
 }
+
+
+def test_the_temperature_of_the_exercise_is_that_of_a_softmax():
+    """And what it costs the objects of the grammar."""
+    shares = tales.choices()["object"]
+    assert 0.05 < distance_at(shares, 0.6) < 0.3
+    assert distance_at(shares, 1) == pytest.approx(0)
 
 
 def flatten(table):

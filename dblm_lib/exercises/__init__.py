@@ -54,6 +54,7 @@ CHAPTERS = (
     "decoding",
     "autopsy",
     "the_ladder",
+    "few_steps",
 )
 for _chapter in CHAPTERS:
     importlib.import_module(f"{__name__}.{_chapter}")
