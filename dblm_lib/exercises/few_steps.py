@@ -4,7 +4,7 @@ import numpy as np
 
 from .core import Hint, ask, compare, exercise, kind_of, numbers
 
-_SHARES = {"ball": 0.5, "kite": 0.3, "drum": 0.15, "shell": 0.05}
+_SHARES = {"ball": 0.4, "kite": 0.35, "drum": 0.15, "shell": 0.1}
 
 
 def _sharpened(shares, power):
