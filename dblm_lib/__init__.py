@@ -31,6 +31,7 @@ _MODULES = (
     "denoiser",
     "diagnostics",
     "distillation",
+    "drawings",
     "evaluation",
     "exercises",
     "ladder",

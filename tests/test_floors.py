@@ -56,6 +56,9 @@ def test_every_module_is_known_to_the_package():
         ("training/loop.py", "from .. import ladder", "above it"),
         ("training/loop.py", "from ..ladder import RUNGS", "above it"),
         ("plots.py", "from . import tales", "beside the floors"),
+        ("widgets.py", "from . import exercises", "beside the floors"),
+        ("plots.py", "from . import drawings", "beside the floors"),
+        ("drawings.py", "from .plots import CARD", None),
         ("extra.py", "", "has no floor"),
         ("training/loop.py", "from . import losses", None),
         ("training/loop.py", "from .. import noising", None),
@@ -65,7 +68,8 @@ def test_a_wrong_import_is_found(tmp_path, monkeypatch, file, code, fault):
     for name in [n for names in floors.FLOORS.values() for n in names]:
         (tmp_path / f"{name}.py").write_text("", "utf-8")
     (tmp_path / "training.py").unlink()
-    (tmp_path / "plots.py").write_text("", "utf-8")
+    for name in ("plots", "drawings", "exercises"):
+        (tmp_path / f"{name}.py").write_text("", "utf-8")
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(code, "utf-8")
     monkeypatch.setattr(floors, "LIBRARY", tmp_path)
