@@ -7,7 +7,7 @@ used if there is one. Resumes.
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dblm_lib import metrics, resources, tales, text, training
+from dblm_lib import evaluation, metrics, resources, tales, text, training
 
 from .common import (
     SEQ_LEN,
@@ -85,4 +85,5 @@ def make(folder, data, work, jobs=1, steps=3000, ema=0.995):
         "above_entropy_percent": round(100 * (nats / entropy - 1), 3),
         "coherent_share_of_500": round(share, 4),
         "broken": dict(broken),
+        "evaluation": evaluation.evaluate(model, tokenizer, progress=True),
     }

@@ -141,6 +141,39 @@ def test_its_tales_hold_together(backbone, figures):
     assert not set(texts) <= set(text.load("tales", size=2000).train)
 
 
+# --- the equal-token twin ---------------------------------------------------
+
+
+def test_the_twin_saw_as_many_tokens_as_the_denoiser_in_all(manifest, figures):
+    """Those of its backbone and those of its own training."""
+    made = manifest["artifacts"]
+    twin = made["tales-gpt2-long"]["metrics"]
+    teacher = made["tales-dblm-teacher"]["metrics"]
+    together = figures["tokens_seen"] + teacher["tokens_seen"]
+    assert twin["tokens_seen"] == pytest.approx(together, rel=0.01)
+    assert twin["parameters"] == figures["parameters"]
+
+
+def test_the_twin_has_learnt_more(manifest, figures):
+    """Nearer to the truth on the same tales, and no nearer than it."""
+    twin = manifest["artifacts"]["tales-gpt2-long"]["metrics"]
+    nats = twin["valid_nats_per_tale"]
+    assert twin["exact_nats_of_these"] == figures["exact_nats_of_these"]
+    assert twin["exact_nats_of_these"] < nats < figures["valid_nats_per_tale"]
+
+
+@pytest.mark.parametrize(
+    "name", ["tales-gpt2", "tales-gpt2-long", "tales-dblm-teacher"]
+)
+def test_what_is_coherent_has_the_grammars_variety(manifest, name):
+    """Coherence is not bought: few choices away from the grammar's."""
+    found = manifest["artifacts"][name]["metrics"]["evaluation"]
+    row = found.get("64 steps") or found["left to right"]
+    assert row["coherent_interval"][1] > 0.96
+    assert row["above_true"] < 0.05
+    assert row["grammar_nats"] > tales.entropy() - 1
+
+
 # --- samplers, and the teacher on its way -----------------------------------
 
 
