@@ -62,17 +62,17 @@ def _changed(answer):
 
 @exercise("3.2")
 def _windowed(answer):
-    """``windowed(evidence, w)``: sums over positions at most w away."""
-    evidence = draw_noise(32, 2, 3, 7)
+    """``windowed(log_lik, w)``: sums over positions at most w away."""
+    log_lik = draw_noise(32, 2, 3, 7)
     place = np.arange(7)
     apart = place[:, None] - place  # position i, the row, minus j
 
     def over(seen):
-        return evidence @ seen.T.astype(float)
+        return log_lik @ seen.T.astype(float)
 
     for w in (4, 1, 0, 9):
         near = np.abs(apart) <= w
-        around = [np.roll(evidence, k, axis=-1) for k in range(-w, w + 1)]
+        around = [np.roll(log_lik, k, axis=-1) for k in range(-w, w + 1)]
         count = near.sum(axis=1)
         mistakes = {
             f"with w = {w} the window reaches to the left only: what stands "
@@ -82,7 +82,7 @@ def _windowed(answer):
             "position i itself is missing from its window.": over(
                 near & (apart != 0)
             ),
-            "log-probabilities of independent observations are added up; "
+            "log-likelihoods of independent observations are added up; "
             "yours are averaged.": over(near) / count,
             "a window of w reaches w places to each side, not w / 2: "
             "2 w + 1 positions in all.": over(2 * np.abs(apart) <= w),
@@ -97,12 +97,12 @@ def _windowed(answer):
             ),
             "that is the sum over all positions up to i, as for a causal "
             "denoiser: does w enter?": over(apart >= 0),
-            "every position sees itself only: does w enter?": evidence,
+            "every position sees itself only: does w enter?": log_lik,
         }
         compare(
             numbers(
-                ask(answer, *as_tensors(evidence), w),
-                evidence.shape,
+                ask(answer, *as_tensors(log_lik), w),
+                log_lik.shape,
                 "what windowed returns, (batch, texts, positions),",
             ),
             over(near),
@@ -111,8 +111,8 @@ def _windowed(answer):
             "of the entries i - w to i + w that exist.",
         )
     return (
-        "each position adds up its own evidence and that of w neighbours on "
-        "each side."
+        "each position adds up its own log-likelihood and those of w "
+        "neighbours on each side."
     )
 
 
