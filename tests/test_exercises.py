@@ -76,27 +76,49 @@ def noise_rest(x0, eps, alpha, sigma, keep):
     return torch.where(keep[..., None], x0, alpha * x0 + sigma * eps)
 
 
-def noise_embedding(t, dim):
-    rates = torch.exp(-math.log(1e4) * torch.arange(dim // 2) / (dim // 2))
-    angles = 1000 * t[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-def waves(rates, scale=1000.0, both=True):
-    def embed(t, dim):
-        angles = scale * t[:, None] * rates(dim)
-        parts = [angles.sin(), angles.cos() if both else angles.sin()]
-        return torch.cat(parts, dim=-1)
-
-    return embed
-
-
-def geometric(dim):
-    return torch.exp(-math.log(1e4) * torch.arange(dim // 2) / (dim // 2))
-
-
 def changed(j, seq_len, causal):
     return set(range(j if causal else 0, seq_len))
+
+
+def windowed(evidence, w, left=None):
+    place = torch.arange(evidence.shape[-1])
+    apart = place[:, None] - place
+    near = (apart <= (w if left is None else left)) & (-apart <= w)
+    return evidence @ near.T.to(evidence.dtype)
+
+
+def shifted(evidence, w):
+    total = torch.zeros_like(evidence)
+    for k in range(-min(w, 6), min(w, 6) + 1):
+        total += torch.roll(evidence, k, dims=-1)
+    return total
+
+
+def probe(states, targets, new_states, penalty):
+    mean, middle = states.mean(0), targets.mean(0)
+    x = states - mean
+    squares = x.T @ x + penalty * torch.eye(x.shape[1])
+    return middle + (new_states - mean) @ torch.linalg.solve(
+        squares, x.T @ (targets - middle)
+    )
+
+
+def probe_by_rows(states, targets, new_states, penalty):
+    # The penalty as further observations: least squares does the rest.
+    mean, middle = states.mean(0), targets.mean(0)
+    size = states.shape[1]
+    x = torch.cat([states - mean, penalty**0.5 * torch.eye(size)])
+    y = torch.cat([targets - middle, torch.zeros(size, targets.shape[1])])
+    return middle + (new_states - mean) @ torch.linalg.lstsq(x, y).solution
+
+
+def without_constant(x, y, new, p):
+    return new @ torch.linalg.solve(x.T @ x + p * torch.eye(4), x.T @ y)
+
+
+def penalised_constant(x, y, new, p):
+    x, new = (F.pad(v, (0, 1), value=1.0) for v in (x, new))
+    return new @ torch.linalg.solve(x.T @ x + p * torch.eye(5), x.T @ y)
 
 
 def masked_mse(prediction, target, mask):
@@ -187,16 +209,18 @@ RIGHT = {
         noising.information_band,
     ],
     "2.3": [noise_rest],
-    "3.1": [
-        lambda n: torch.ones(n, n).tril().bool(),
-        lambda n: torch.ones(n, n).tril(),
-        lambda n: [[j <= i for j in range(n)] for i in range(n)],
-    ],
+    "3.1": [changed, lambda j, n, c: list(range(j, n)) if c else range(n)],
     "3.2": [
-        noise_embedding,
-        waves(lambda d: math.pi * 2.0 ** torch.arange(d // 2) / 16, 16.0),
+        windowed,
+        lambda e, w: torch.stack(
+            [
+                e[..., max(i - w, 0) : i + w + 1].sum(-1)
+                for i in range(e.shape[-1])
+            ],
+            dim=-1,
+        ),
     ],
-    "3.3": [changed, lambda j, n, c: list(range(j, n)) if c else range(n)],
+    "3.3": [probe, probe_by_rows],
     "4.1": [
         masked_mse,
         lambda p, x, m: (p - x)[m.bool()].square().mean(),
@@ -349,27 +373,6 @@ WRONG = {
         (lambda x, e, a, s, k: torch.where(k, x, e), "RuntimeError"),
     ],
     "3.1": [
-        (lambda n: torch.ones(n, n), "no causal mask"),
-        (lambda n: torch.ones(n, n).triu(), "future"),
-        (lambda n: torch.ones(n, n).tril(-1), "diagonal"),
-        (lambda n: torch.ones(n, n).triu(1), "hidden"),
-        (lambda n: torch.eye(n), "only itself"),
-        (
-            lambda n: torch.full((n, n), -math.inf).triu(1),
-            "added to the scores",
-        ),
-        (lambda n: torch.ones(n).bool(), "shape"),
-        (lambda n: True, "shape ()"),
-    ],
-    "3.2": [
-        (waves(geometric, both=False), "half cosines"),
-        (waves(lambda d: torch.ones(d // 2)), "one frequency"),
-        (waves(geometric, scale=1.0), "Multiply t by 1000"),
-        (lambda t, d: torch.zeros(len(t), d), "does t enter"),
-        (lambda t, d: noise_embedding(t, d // 2), "shape"),
-        (lambda t, d: 3 * noise_embedding(t, d), "exceeds 1"),
-    ],
-    "3.3": [
         (lambda j, n, c: set(range(j + 1)), "not earlier"),
         (lambda j, n, c: changed(j, n, c) - {j}, "own position"),
         (lambda j, n, c: {j}, "passes it on"),
@@ -378,6 +381,49 @@ WRONG = {
         (lambda j, n, c: {i + 1 for i in range(j, n)}, "counted from 0"),
         (lambda j, n, c: {1, 4}, "which rows"),
         (lambda j, n, c: 3, "set of positions"),
+    ],
+    "3.2": [
+        (lambda e, w: windowed(e, 0, left=w), "to the left only"),
+        (lambda e, w: windowed(e, w) - e, "itself is missing"),
+        (
+            lambda e, w: windowed(e, w) / windowed(torch.ones_like(e), w),
+            "averaged",
+        ),
+        (lambda e, w: windowed(e, w // 2), "w / 2"),
+        (lambda e, w: windowed(e, w - 1), "one place too early"),
+        (shifted, "round the corner"),
+        (lambda e, w: windowed(e, 9), "does w enter"),
+        (lambda e, w: e.cumsum(-1), "up to i"),
+        (lambda e, w: e, "itself only"),
+        (lambda e, w: -windowed(e, w), "i - w to i + w"),
+        (lambda e, w: e.sum(-1), "shape"),
+    ],
+    "3.3": [
+        (without_constant, "constant is missing"),
+        (
+            lambda x, y, new, p: probe(x, y - y.mean(0), new, p),
+            "never added again",
+        ),
+        (
+            lambda x, y, new, p: probe(x, y, new - new.mean(0) + x.mean(0), p),
+            "mean of their own",
+        ),
+        (
+            lambda x, y, new, p: probe(x, y, new + x.mean(0), p),
+            "not centred",
+        ),
+        (lambda x, y, new, p: probe(x, y, new, 0), "does not enter"),
+        (
+            lambda x, y, new, p: probe(x, y, new, len(x) * p),
+            "beside their mean",
+        ),
+        (penalised_constant, "penalised too"),
+        (
+            lambda x, y, new, p: y.mean(0).expand(len(new), -1),
+            "states do not enter",
+        ),
+        (lambda x, y, new, p: probe(x, y, x, p), "shape (30, 3)"),
+        (lambda x, y, new, p: 2 * probe(x, y, new, p), "XᵀX"),
     ],
     "4.1": [
         (lambda p, x, m: (p - x).square().mean(), "padding counts"),
