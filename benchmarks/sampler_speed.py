@@ -145,9 +145,12 @@ def measure(options):
 
 def report(rows, options):
     """The rows as a table."""
-    lines = [
+    head = (
         f"{options.model}, torch {torch.__version__}, median of "
-        f"{options.turns} turns; the bar for forwards is {BAR}",
+        f"{options.turns} turns; the bar for forwards is {BAR}"
+    )
+    lines = [
+        head,
         "threads  batch  steps  clock   ms a run  forwards  trunk",
     ]
     for row in rows:

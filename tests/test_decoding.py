@@ -7,6 +7,7 @@ the sampler's fault.
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 from types import SimpleNamespace
 
 import diffusers
@@ -1282,7 +1283,7 @@ def test_a_run_is_the_steps_made_by_hand(schedule, step, stagger):
     times = decoding.staggered_times(6, 5, stagger)
     generator = rng()
     zt = torch.randn(2, 5, 3, generator=generator)
-    for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for i, (t, s) in enumerate(pairwise(times)):
         torch.testing.assert_close(path.zt[i], zt, rtol=1e-5, atol=1e-5)
         given = (zt.tanh(), zt, schedule, t, s)
         if step == "ancestral":
