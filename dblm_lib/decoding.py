@@ -127,7 +127,9 @@ class Guesser:
     ``logits``, or None in their place. Whether it can do more is read from
     the fields ``head``, ``self_conditioning`` and ``likelihood`` of its
     ``config``, if it has one; only then is it called with ``previous``,
-    ``temperature`` and ``likelihood_weight``, as `DBLM.forward` is.
+    ``temperature`` and ``likelihood_weight``, as `DBLM.forward` is. If the
+    field ``normalise_embeddings`` says that its table has to be worked out,
+    that is done once, here, and each call is given it as ``table``.
 
     Parameters
     ----------
@@ -177,12 +179,15 @@ class Guesser:
             self.options["likelihood_weight"] = likelihood_weight
         self.temperature = temperature
         self.remembers = bool(getattr(config, "self_conditioning", 0))
+        self.normalises = bool(getattr(config, "normalise_embeddings", False))
         self.model, self.metric, self.snap = model, metric, snap
         self.table = model.table()
         self.previous = self.answer = None
 
     def __call__(self, zt, t):
         options = dict(self.options)
+        if self.normalises:
+            options["table"] = self.table
         if self.remembers:
             options["previous"] = self.previous
         self.answer = self.model(zt, t, **options)
@@ -332,17 +337,17 @@ def generate_ids(
     own = getattr(getattr(model, "config", None), "sampler", {})
     settings = SAMPLER | own | asked
     device = next(model.parameters()).device
-    table = model.table()
-    canvas, given = _canvas(
-        model, len(table), input_ids, keep, attention_mask, max_length
-    )
-    canvas, given = prompts.repeat(canvas, given, num_return_sequences)
-    canvas, given = canvas.to(device), given.to(device)
-    prompted = bool(given.any())
-    known = model.embed(canvas) if prompted else None
     weighed = ("temperature", "likelihood_weight")
     weighed = {name: settings.pop(name) for name in weighed}
     guesser = Guesser(model, metric, snap, **weighed)
+    vocab_size, dim = guesser.table.shape
+    canvas, given = _canvas(
+        model, vocab_size, input_ids, keep, attention_mask, max_length
+    )
+    canvas, given = prompts.repeat(canvas, given, num_return_sequences)
+    prompted = bool(given.any())
+    canvas, given = canvas.to(device), given.to(device)
+    known = model.embed(canvas) if prompted else None
 
     def denoise(zt, t):
         x0_hat = guesser(zt, t)
@@ -358,7 +363,7 @@ def generate_ids(
     sample(
         denoise,
         model.schedule,
-        (*canvas.shape, table.shape[1]),
+        (*canvas.shape, dim),
         num_steps,
         generator=generator,
         known=known,

@@ -174,14 +174,17 @@ class DenoiserBase(decoding.DiffusionMixin, GPT2PreTrainedModel):
         """The clean embedding of each token, shape ``(vocab, dim)``."""
         weight = self.embeddings.weight
         if self.config.normalise_embeddings:
-            weight = noising.normalise(weight)
+            # `noising.normalise`, but no number is looked at.
+            weight = F.normalize(weight, dim=-1) * math.sqrt(weight.shape[1])
         return weight
 
     def embed(self, ids):
         """Clean embeddings x0 of ids, shape ``(*ids.shape, dim)``."""
         return self.table()[ids]
 
-    def check_input(self, zt, t, mask=None, previous=None, keep=None):
+    def check_input(
+        self, zt, t, mask=None, previous=None, keep=None, table=None
+    ):
         """Refuse an input that does not fit, and bring it into shape.
 
         No number on a GPU is looked at, which would make the program wait
@@ -189,18 +192,21 @@ class DenoiserBase(decoding.DiffusionMixin, GPT2PreTrainedModel):
 
         Parameters
         ----------
-        zt, t, mask, previous, keep
+        zt, t, mask, previous, keep, table
             As `DBLM.forward` takes them.
 
         Returns
         -------
         t : float64 tensor, shape ``(batch, 1)`` or ``(batch, length)``
-            None without conditioning.
+            Or ``(1, length)`` if it is one row for all sequences; None
+            without conditioning.
         mask : bool tensor, shape ``(batch, length)``
+            Or ``(1, length)`` if there is no padding.
         previous : tensor, shape of ``zt``
             Zeros where there is none.
         asked : bool tensor, shape ``(batch, length)``, or Ellipsis
             Positions whose token is in question; Ellipsis stands for all.
+        table : tensor, shape ``(vocab, dim)``
         """
         dim = self.embeddings.embedding_dim
         if zt.ndim != 3 or zt.shape[-1] != dim:
@@ -224,9 +230,9 @@ class DenoiserBase(decoding.DiffusionMixin, GPT2PreTrainedModel):
                 f"this model knows {longest} positions; got {zt.shape[1]}: "
                 "shorten the text"
             )
-        if mask is None:
-            mask = torch.ones(zt.shape[:2], dtype=torch.bool)
         mask = noising.check_keep(mask, zt.shape[:2], "the attention mask")
+        if mask is None:
+            mask = zt.new_ones(1, zt.shape[1], dtype=torch.bool)
         keep = noising.check_keep(keep, zt.shape[:2])
         if previous is not None and not self.config.self_conditioning:
             raise ValueError(
@@ -243,6 +249,7 @@ class DenoiserBase(decoding.DiffusionMixin, GPT2PreTrainedModel):
             mask.to(zt.device),
             torch.zeros_like(zt) if previous is None else previous,
             ... if keep is None else ~keep.to(zt.device),
+            self.table() if table is None else table,
         )
 
     def _check_time(self, zt, t):
@@ -260,7 +267,10 @@ class DenoiserBase(decoding.DiffusionMixin, GPT2PreTrainedModel):
                 f"t must be one number, or have shape ({batch},) or "
                 f"({batch}, {length}); got {tuple(t.shape)}"
             )
-        return t if t.ndim == 2 else t.reshape(-1, 1).expand(batch, 1)
+        if t.ndim < 2:
+            return t.reshape(-1, 1).expand(batch, 1)
+        # One row that was expanded is one row to embed.
+        return t[:1] if t.stride(0) == 0 else t
 
     def as_bias(self, mask):
         """A mask in the form that the chosen attention takes.
@@ -350,6 +360,7 @@ class DBLM(DenoiserBase):
         keep=None,
         temperature=1.0,
         likelihood_weight=1.0,
+        table=None,
     ):
         """Guess the clean embeddings.
 
@@ -375,6 +386,9 @@ class DBLM(DenoiserBase):
             Weight of the likelihood in the logits, for a model with that
             term: 1 believes each point as much as its noise level allows, 0
             not at all.
+        table : tensor, shape ``(vocab, dim)``, optional
+            What `table` answers, for one who has it already: in all steps of
+            a sample it is the same.
 
         Returns
         -------
@@ -383,12 +397,12 @@ class DBLM(DenoiserBase):
         Raises
         ------
         ValueError
-            If a shape does not fit, ``t`` is missing or outside [0, 1], or
-            an option does not suit the model.
+            If a shape does not fit, ``t`` is missing or outside [0, 1] (on a
+            GPU it is not looked at), or an option does not suit the model.
         """
         config = self.config
-        t, real, previous, asked = self.check_input(
-            zt, t, attention_mask, previous, keep
+        t, real, previous, asked, table = self.check_input(
+            zt, t, attention_mask, previous, keep, table
         )
         decoding.check_temperature(temperature, config.head == "mixture")
         decoding.check_likelihood_weight(likelihood_weight, config.likelihood)
@@ -397,14 +411,14 @@ class DBLM(DenoiserBase):
             likelihood = posterior.log_likelihood(
                 zt[asked],
                 t.expand(zt.shape[:2])[asked],
-                self.table(),
+                table,
                 self.schedule,
             )
         if config.evidence:
-            alone = likelihood + self.log_frequency
-            points = _put(
-                points, asked, posterior.token_mean(alone, self.table())
+            alone = posterior.token_mean(
+                likelihood + self.log_frequency, table
             )
+            points = _put(points, asked, alone)
         hidden = self.project_in(points.to(self.dtype))
         if config.conditioning == "time":
             code = noise_embedding(t, config.hidden_size)
@@ -412,7 +426,7 @@ class DBLM(DenoiserBase):
         if config.self_conditioning:
             hidden = hidden + self.project_guess(previous.to(hidden.dtype))
         if config.shift:
-            start = self.project_in(self.table()[config.bos_token_id])
+            start = self.project_in(table[config.bos_token_id])
             start = start.to(hidden.dtype).expand(len(hidden), 1, -1)
             hidden = torch.cat([start, hidden], dim=1)
             real = F.pad(real, (1, 0), value=True)
@@ -432,11 +446,11 @@ class DBLM(DenoiserBase):
             # Logits are products with the embeddings themselves: a token
             # that is seen elsewhere can be copied by copying its embedding.
             with torch.autocast(x0.device.type, enabled=False):
-                logits = x0.float() @ self.table().float().T
+                logits = x0.float() @ table.float().T
         if config.likelihood:
-            logits = logits.add(likelihood, alpha=likelihood_weight)
+            logits = logits.add_(likelihood, alpha=likelihood_weight)
         if config.head == "mixture":
-            x0 = posterior.token_mean(logits, self.table(), temperature)
+            x0 = posterior.token_mean(logits, table, temperature)
         return DenoiserOutput(x0=_put(zt, asked, x0), logits=logits)
 
 

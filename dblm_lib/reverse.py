@@ -6,7 +6,6 @@ for tokens; its names include those of this module.
 """
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 
@@ -206,6 +205,7 @@ def sample(
     denoise : callable ``(zt, t) -> x0_hat``
         ``t`` has shape ``(batch, length)``; it is 0 where ``keep`` is True.
     schedule : Schedule
+        Asked once, for all times of the run.
     shape : tuple ``(batch, length, dim)``
     num_steps : int
     generator : torch.Generator, optional
@@ -236,7 +236,8 @@ def sample(
     TypeError, ValueError
         If the number of steps or the name of the step is wrong, if the
         prompt does not fit, or if the denoiser's guess has another shape or
-        is not finite.
+        is not finite. The last is seen at the end: a look at every step
+        would make the program wait for a GPU.
     """
     times = reverse_times(num_steps)
     check_stagger(stagger)
@@ -246,29 +247,57 @@ def sample(
     times = times**power
     _check_generator(generator)
     keep = noising.check_keep(keep, shape[:2])
-    advance = _advance(step, schedule, shape, generator, device)
+    # What no step changes is worked out before the first.
+    on_grid = _OnGrid(schedule, times, device)
+    moves = (times[1:] < times[:-1]).to(device)
+    asked = times[:-1].reshape(len(moves), 1, -1).to(device)
+    noised = None if keep is None else ~keep.to(device)
+    advance = _advance(step, on_grid, shape, generator, device)
     hold = _hold(known, keep, shape)
     zt = torch.randn(shape, generator=generator).to(device)
+    finite = []
     bar = resources.progress_bar(
-        list(pairwise(times)), disable=not progress, desc="denoising"
+        range(len(moves)), disable=not progress, desc="denoising"
     )
-    for t, s in bar:
-        zt, per_position = hold(zt), t.reshape(-1).expand(shape[:2])
-        if keep is not None:
-            per_position = per_position.where(~keep.cpu(), 0.0)
-        x0_hat = denoise(zt, per_position.to(device))
-        _check_guess(x0_hat, shape, t)
+    for i in bar:
+        zt, t = hold(zt), asked[i].expand(shape[:2])
+        if noised is not None:
+            t = t.where(noised, 0.0)
+        x0_hat = denoise(zt, t)
+        _check_shape(x0_hat, shape)
+        finite.append(torch.isfinite(x0_hat).all())
         if snap is not None:
             x0_hat = snap(x0_hat)
         x0_hat = hold(x0_hat)
         if trajectory is not None:
-            trajectory.times.append(float(t.mean()))
+            trajectory.times.append(float(times[i].mean()))
             trajectory.x0_hat.append(x0_hat.cpu())
             trajectory.zt.append(zt.cpu())
         # Where the time stands still, so do the points.
-        t, s = t.to(device), s.to(device)
-        zt = advance(x0_hat, zt, t, s).where(s < t, zt)
+        zt = advance(x0_hat, zt, i, i + 1).where(moves[i], zt)
+    _check_finite(finite, times)
     return x0_hat
+
+
+class _OnGrid:
+    """A schedule at the times of a run, asked by their number from 0 on.
+
+    To the steps it is a `Schedule`; it has what they ask for.
+    """
+
+    def __init__(self, schedule, times, device):
+        names = ("alpha_bar", "alpha", "sigma")
+        values = (getattr(schedule, name)(times).to(device) for name in names)
+        self._alpha_bar, self._alpha, self._sigma = values
+
+    def alpha_bar(self, i):
+        return self._alpha_bar[i]
+
+    def alpha(self, i):
+        return self._alpha[i]
+
+    def sigma(self, i):
+        return self._sigma[i]
 
 
 def _advance(step, schedule, shape, generator, device):
@@ -276,7 +305,8 @@ def _advance(step, schedule, shape, generator, device):
     check_step(step)
 
     def ancestral(x0_hat, zt, t, s):
-        eps = torch.randn(shape, generator=generator).to(device)
+        eps = torch.randn(shape, generator=generator)
+        eps = eps.to(device, non_blocking=True)
         return ancestral_step(x0_hat, zt, schedule, t, s, eps)
 
     def deterministic(x0_hat, zt, t, s):
@@ -321,15 +351,21 @@ def _check_generator(generator):
         )
 
 
-def _check_guess(x0_hat, shape, t):
-    """Refuse a guess that does not fit; NaN would spread to every token."""
+def _check_shape(x0_hat, shape):
+    """Refuse a guess of another shape: it would broadcast without a word."""
     if tuple(x0_hat.shape) != tuple(shape):
         raise ValueError(
             f"the denoiser must answer with shape {tuple(shape)}; "
             f"got {tuple(x0_hat.shape)}"
         )
-    if not bool(torch.isfinite(x0_hat).all()):
+
+
+def _check_finite(finite, times):
+    """Refuse a run with a guess that was not finite; name the first."""
+    finite = torch.stack(finite).cpu()
+    if not bool(finite.all()):
+        t = times[int((~finite).int().argmax())].mean()
         raise ValueError(
-            f"the denoiser's guess at t = {float(t.mean()):.3f} is not "
+            f"the denoiser's guess at t = {float(t):.3f} is not "
             "finite: it holds NaN or infinity; has its training diverged?"
         )

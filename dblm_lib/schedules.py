@@ -50,7 +50,8 @@ def as_time(t):
     TypeError
         If it is no number.
     ValueError
-        If a value is NaN or lies outside [0, 1].
+        If a value is NaN or lies outside [0, 1]. Values on a GPU are not
+        looked at: the program would have to wait for them.
     """
     try:
         t = torch.as_tensor(t, dtype=torch.float64)
@@ -58,7 +59,7 @@ def as_time(t):
         raise TypeError(
             f"t must be a number or numbers in [0, 1]; got {t!r}"
         ) from None
-    if not bool(((t >= 0) & (t <= 1)).all()):
+    if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
         bad = t[~((t >= 0) & (t <= 1))].flatten()[0].item()
         raise ValueError(
             f"t must lie in [0, 1], where 0 is clean and 1 is noise; got {bad}"
@@ -377,7 +378,8 @@ class Warped(Schedule):
 
     def _level_squared(self, t):
         t = as_time(t)
-        logs = torch.tensor(self.levels, dtype=torch.float64).log().to(t)
+        logs = torch.tensor(self.levels, dtype=torch.float64).log()
+        logs = logs.to(t.device, non_blocking=True)
         place = t * (len(logs) - 1)
         left = place.long().clamp(max=len(logs) - 2)
         share = place - left

@@ -87,3 +87,53 @@ def test_refuses_nothing_to_measure(speed, capsys):
     with pytest.raises(SystemExit):
         speed["arguments"](["--pairs", "0"])
     assert "--pairs must be at least 1" in capsys.readouterr().err
+
+
+# What a sampler costs: benchmarks/sampler_speed.py
+
+
+@pytest.fixture(scope="module")
+def sampler_speed():
+    return runpy.run_path(str(SCRIPT.with_name("sampler_speed.py")))
+
+
+def test_a_sampler_is_compared_with_what_it_contains(sampler_speed, capsys):
+    """A row for each combination, both clocks, shares of the run's time."""
+    given = ["--batch-size", "1", "2", "--steps=2", "--threads=1", "--turns=1"]
+    threads = torch.get_num_threads()
+    sampler_speed["main"](given)
+    assert torch.get_num_threads() == threads
+    head, names, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith("tales-dblm, torch")
+    assert names.split()[:4] == ["threads", "batch", "steps", "clock"]
+    assert [line.split()[:4] for line in lines] == [
+        ["1", batch, "2", clock] for batch in "12" for clock in ("wall", "cpu")
+    ]
+    assert all(float(x) > 0 for line in lines for x in line.split()[4:])
+
+
+def test_the_forwards_are_those_of_the_run(sampler_speed):
+    """As many, with the same points; the trunk as often."""
+    model = sampler_speed["denoiser"].load("tales-dblm")
+    functions = sampler_speed["contenders"](model, 2, 3)
+    recorded = sampler_speed["recorded"]
+    wanted = recorded(model, functions["run"])
+    got = recorded(model, functions["forwards"])
+    assert len(got) == len(wanted) == 3
+    for (ours, options), (theirs, others) in zip(got, wanted, strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+        assert options.keys() == others.keys()
+    states = [
+        [call[1]["inputs_embeds"].shape for call in calls]
+        for calls in (
+            recorded(model.trunk, functions[name]) for name in ("run", "trunk")
+        )
+    ]
+    assert states[0] == states[1] and len(states[0]) == 3
+
+
+def test_a_sampler_refuses_nothing_to_measure(sampler_speed, capsys):
+    with pytest.raises(SystemExit):
+        sampler_speed["arguments"](["--steps", "8", "0"])
+    assert "--steps must be at least 1" in capsys.readouterr().err

@@ -7,6 +7,7 @@ the sampler's fault.
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 from types import SimpleNamespace
 
 import diffusers
@@ -14,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from dblm_lib import (
@@ -1198,3 +1200,95 @@ def test_a_prompt_is_held_by_a_mask_of_any_type(dtype):
     assert torch.equal(run(keep.to(dtype)), expected)
     assert torch.equal(expected[keep == 1], known[keep == 1])
     assert all((t[keep == 1] == 0).all() for t in asked)
+
+
+# --- what a step costs ------------------------------------------------------
+
+
+class Counted(TorchDispatchMode):
+    """Counts what PyTorch is asked, inside a model's forward and outside."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inside = False
+        self.counts = {True: 0, False: 0}
+        model.register_forward_pre_hook(lambda *_: self.turn(True))
+        model.register_forward_hook(lambda *_: self.turn(False))
+
+    def turn(self, inside):
+        self.inside = inside
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        answer = func(*args, **(kwargs or {}))
+        self.counts[self.inside] += 1
+        return answer
+
+
+@pytest.mark.parametrize("prompted", [False, True])
+@pytest.mark.parametrize("stagger", [0.0, 1.5])
+@STEP
+def test_a_step_costs_little_beside_the_network(step, stagger, prompted):
+    """Operations, which a busy machine does not change.
+
+    The schedule, the table and the masks are worked out before the first
+    step. Were they worked out in each, it would be hundreds.
+    """
+    counts = {}
+    for num_steps in (3, 13):
+        model = denoiser.DBLM(
+            repaired_model(evidence=True, schedule="warped").config
+        ).eval()
+        with Counted(model) as found:
+            decoding.generate_ids(
+                model,
+                torch.tensor([[3, 1]]) if prompted else None,
+                max_length=8,
+                num_steps=num_steps,
+                generator=rng(),
+                step=step,
+                stagger=stagger,
+            )
+        counts[num_steps] = found.counts
+    a_step = {k: (counts[13][k] - counts[3][k]) / 10 for k in (True, False)}
+    assert 5 < a_step[False] <= 65, a_step
+    # One layer; each further one adds 30 or so.
+    assert 50 < a_step[True] <= 230, a_step
+
+
+def test_a_table_is_worked_out_once_a_run():
+    """Not in each step, and still by each model that is asked without one."""
+    model = denoiser.DBLM(repaired_model().config).eval()
+    asked, table = [], model.table
+    model.table = lambda: asked.append(1) or table()
+    for num_steps in (2, 9):
+        asked.clear()
+        decoding.generate_ids(
+            model, max_length=8, num_steps=num_steps, generator=rng()
+        )
+        assert len(asked) == 1
+    model(draw(1, 5, 6).float(), 0.5)
+    assert len(asked) == 2
+
+
+@BY_NAME
+@pytest.mark.parametrize("stagger", [0.0, 1.5])
+@STEP
+def test_a_run_is_the_steps_made_by_hand(schedule, step, stagger):
+    """All times at once, or each at its step: the same points."""
+    path = decoding.Trajectory()
+    options = {"stagger": stagger, "trajectory": path}
+    decoding.sample(
+        lambda zt, t: zt.tanh(), schedule, (2, 5, 3), 6, rng(), step, **options
+    )
+    times = decoding.staggered_times(6, 5, stagger)
+    generator = rng()
+    zt = torch.randn(2, 5, 3, generator=generator)
+    for i, (t, s) in enumerate(pairwise(times)):
+        torch.testing.assert_close(path.zt[i], zt, rtol=1e-5, atol=1e-5)
+        given = (zt.tanh(), zt, schedule, t, s)
+        if step == "ancestral":
+            eps = torch.randn(2, 5, 3, generator=generator)
+            moved = decoding.ancestral_step(*given, eps)
+        else:
+            moved = decoding.deterministic_step(*given)
+        zt = moved.where(s < t, zt)

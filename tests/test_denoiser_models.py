@@ -9,6 +9,7 @@ import math
 import shutil
 import sys
 import textwrap
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,52 @@ def test_no_number_of_the_input_is_looked_at(fields, monkeypatch):
         model.trunk.ln_f.weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="t = 1.000 is not finite"):
         model.generate(max_length=6, num_steps=4)
+
+
+@KINDS
+@pytest.mark.parametrize("given", [False, True])
+@torch.no_grad()
+def test_a_forward_waits_for_no_device(fields, given, monkeypatch):
+    """On the device ``meta`` there are no numbers to look at or wait for."""
+    # Which knows no lower precision to leave out.
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    model = make(fields).to("meta")
+    zt = points(model).to("meta")
+    t = torch.full((2, 9), 0.5, dtype=torch.float64, device="meta")
+    options = {"table": model.table()} if given else {}
+    if model.config.self_conditioning:
+        options["previous"] = zt
+    real = torch.ones(2, 9, dtype=torch.bool, device="meta")
+    for mask in (None, real):
+        answer = model(zt, t, mask, **options)
+        assert answer.x0.shape == zt.shape and answer.x0.device.type == "meta"
+    with pytest.raises(RuntimeError, match="meta"):
+        bool(zt.isfinite().all())  # what such a look would do
+
+
+@KINDS
+@torch.no_grad()
+def test_a_table_given_is_the_table(fields):
+    """The same answer to the last bit; and it is what is read."""
+    model = make(fields)
+    zt, table = points(model), model.table()
+    expected, got = model(zt, 0.5), model(zt, 0.5, table=table)
+    assert torch.equal(got.x0, expected.x0)
+    if fields:
+        assert torch.equal(got.logits, expected.logits)
+        turned = model(zt, 0.5, table=table.flip(0))
+        assert not torch.equal(turned.x0, expected.x0)
+
+
+@KINDS
+@torch.no_grad()
+def test_one_row_of_times_is_that_of_each_sequence(fields):
+    """Expanded, it is embedded once; written out, once a sequence."""
+    model = make(fields)
+    zt, row = points(model), torch.linspace(0, 1, 9, dtype=torch.float64)
+    expanded = model(zt, row.expand(2, 9)).x0
+    written_out = model(zt, row.repeat(2, 1)).x0
+    torch.testing.assert_close(expanded, written_out, rtol=0, atol=1e-5)
 
 
 @KINDS
