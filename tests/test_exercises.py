@@ -126,15 +126,24 @@ def masked_mse(prediction, target, mask):
     return square.sum() / (mask.sum() * target.shape[-1])
 
 
-def normalised_mse(prediction, target):
-    return (prediction - target).square().mean() / target.var()
+def stratified(count, generator):
+    shift = torch.rand(count, generator=generator)
+    return (torch.arange(count) + shift) / count
 
 
-def learning_rate(step, peak, warmup, total):
-    if step < warmup:
-        return peak * step / warmup
-    share = (step - warmup) / (total - warmup)
-    return peak * (1 + math.cos(math.pi * share)) / 2
+def one_shift(count, generator):
+    shift = torch.rand(1, generator=generator)
+    return (torch.arange(count) / count + shift) % 1
+
+
+def importance(count, generator, power=3):
+    """Draw with the density ``power`` t^(power - 1), weigh by one over it."""
+    t = (1 - torch.rand(count, generator=generator)) ** (1 / power)
+    return t, 1 / (power * t ** (power - 1))
+
+
+def independent(count, generator):
+    return torch.rand(count, generator=generator)
 
 
 def ddim(zt, x0_hat, alpha_t, sigma_t, alpha_s, sigma_s):
@@ -226,17 +235,14 @@ RIGHT = {
         lambda p, x, m: (p - x)[m.bool()].square().mean(),
     ],
     "4.2": [
-        normalised_mse,
-        lambda p, x: (p - x).square().mean() / x.var(correction=0),
-        lambda p, x: (
-            (p - x).square().mean() / x.flatten(0, 1).var(0).mean().item()
-        ),
+        stratified,
+        one_shift,
+        lambda n, g: importance(n, g, power=2),
+        lambda n, g: (stratified(n, g), torch.ones(n)),
     ],
     "4.3": [
-        learning_rate,
-        lambda s, p, w, n: (
-            p * (s + 1) / w if s < w else learning_rate(s, p, w, n)
-        ),
+        lambda alpha, sigma: alpha**2 / sigma**2,
+        lambda alpha, sigma: float(1 / sigma**2 - 1),
     ],
     "5.1": [ddim],
     "5.2": [distinct_n, lambda t, n: metrics.distinct_n([t], n)],
@@ -448,45 +454,24 @@ WRONG = {
         (lambda p, x, m: (p - x).square(), "one number"),
     ],
     "4.2": [
-        (lambda p, x: (p - x).square().mean(), "plain MSE"),
-        (lambda p, x: (p - x).square().mean() / x.std(), "standard"),
-        (lambda p, x: x.var() / (p - x).square().mean(), "upside down"),
-        (lambda p, x: (p - x).square().mean() / p.var(), "prediction"),
-        (
-            lambda p, x: (p - x).square().mean() / x.square().mean(),
-            "mean off first",
-        ),
-        (lambda p, x: 1 - normalised_mse(p, x), "explained"),
-        (lambda p, x: normalised_mse(p, x).sqrt(), "root"),
+        (independent, "share out [0, 1]"),
+        (lambda n, g: (torch.arange(n) + 0.5) / n, "the same times"),
+        (lambda n, g: importance(n, g)[0], "density of t"),
+        (lambda n, g: stratified(n, g).square(), "Draw each time uniformly"),
+        (lambda n, g: (stratified(n, g), torch.full((n,), 2.0)), "weight 1 /"),
+        (lambda n, g: stratified(n, g) + 1, "between 0 and 1"),
+        (lambda n, g: stratified(n, g)[:3], "(8,) was expected"),
+        (lambda n, g: (stratified(n, g), torch.ones(1)), "the weight has"),
     ],
     "4.3": [
-        (
-            lambda s, p, w, n: p if s < w else learning_rate(s, p, w, n),
-            "warm-up is missing",
-        ),
-        (
-            lambda s, p, w, n: p * (1 + math.cos(math.pi * s / n)) / 2,
-            "at step 0",
-        ),
-        (
-            lambda s, p, w, n: p * min(s / w, 1 - (s - w) / (n - w)),
-            "straight line",
-        ),
-        (
-            lambda s, p, w, n: (
-                p * (s / w if s < w else (1 + math.cos(math.pi * s / n)) / 2)
-            ),
-            "where the warm-up ends",
-        ),
-        (
-            lambda s, p, w, n: (
-                p * (s / w if s < w else math.cos(math.pi * (s - w) / (n - w)))
-            ),
-            "negative",
-        ),
-        (lambda s, p, w, n: p * min(s / w, 1), "stays at the peak"),
-        (lambda s, p, w, n: learning_rate(s, 1, w, n), "multiply by"),
-        (lambda s, p, w, n: p / 3, "0.50 were expected"),
+        (lambda a, s: a / s, "its root"),
+        (lambda a, s: s**2 / a**2, "upside down"),
+        (lambda a, s: s / a, "noise level"),
+        (lambda a, s: a**2, "sigma belongs"),
+        (lambda a, s: 1 / s**2, "multiplied by alpha"),
+        (lambda a, s: torch.ones(()), "with weight 1"),
+        (lambda a, s: a**2 / s**2 / 2, "no half"),
+        (lambda a, s: a + s, "zt drops out"),
     ],
     "5.1": [
         (lambda z, x, at, st, a, s: x, "clean guess"),

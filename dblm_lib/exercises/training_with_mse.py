@@ -1,7 +1,5 @@
 """Checkers of chapter 4: training with MSE."""
 
-import math
-
 import numpy as np
 
 from .core import Hint, as_tensors, ask, compare, draw_noise, exercise, numbers
@@ -55,92 +53,98 @@ def _masked_mse(answer):
 
 
 @exercise("4.2")
-def _normalised(answer):
-    """``normalised_mse(prediction, target)``: MSE / Var(target)."""
-    x0 = 0.4 + 0.5 * draw_noise(7, 20, 25, 4)
-    guess = x0 + 0.2 * draw_noise(8, 20, 25, 4)
-    got = numbers(ask(answer, *as_tensors(guess, x0)), (), "the loss")
-    mse, var = ((guess - x0) ** 2).mean(), x0.var()
-    # One mean for the table or one for each dimension: both are in use.
-    each = x0.reshape(-1, 4).var(0).mean()
-    for right in (mse / var, mse / each):
-        if math.isclose(float(got), right, rel_tol=0.015):
-            return (
-                "1 is what the mean of the data would score, whatever the "
-                "scale of the embeddings."
+def _draw_times(answer):
+    """``draw_times(count, generator)``: times of a batch, less by chance.
+
+    The batch's mean of the error t^2 stands for the loss. It must stay
+    right on average, whatever the error, and jump less than with
+    independent times.
+    """
+    import torch
+
+    count, batches = 8, 1000
+    generator = torch.Generator().manual_seed(0)
+    drawn = [_times(ask(answer, count, generator)) for _ in range(batches)]
+    times = np.array([t for t, _ in drawn])
+    weights = np.array([w for _, w in drawn])
+    if np.ptp(np.sort(times, axis=1), axis=0).max() < 1e-6:
+        raise Hint(
+            "these are the same times at each call, so the network would "
+            "never see a time between them: let the generator shift them."
+        )
+    for share in (1, 0.1, 0.25, 0.5, 0.75, 0.9):
+        found = (weights * (times < share)).mean()
+        if abs(found - share) > 0.03:
+            raise Hint(
+                f"on average {found:.2f} of the loss comes from times below "
+                f"{share:g}, where uniform times give {share:.2f}. Draw each "
+                "time uniformly, or return (t, weight) with weight 1 / "
+                "density of t."
             )
-    mistakes = {
-        "that is the plain MSE: divide by the variance of the target.": mse,
-        "that is divided by the standard deviation; the units cancel only "
-        "with the variance.": mse / math.sqrt(var),
-        "upside down: the error belongs on top.": var / mse,
-        "that is the variance of the prediction; a prediction that varies "
-        "more would look better. Take the target's.": mse / guess.var(),
-        "the mean of target² is no variance: take the target's mean off "
-        "first.": mse / (x0**2).mean(),
-        "that is the share explained; the share left was asked for.": 1
-        - mse / var,
-        "that is its root.": math.sqrt(mse / var),
-    }
-    compare(
-        got,
-        mse / var,
-        mistakes,
-        "divide the mean squared error by the variance of the target: "
-        "mean((target - mean(target))²).",
-        tolerance=5e-3,
+    jumps = (weights * times**2).mean(axis=1).std()
+    ratio = jumps / np.sqrt(4 / 45 / count)  # t^2 has the variance 4 / 45
+    said = (
+        f"over {batches:,} batches of {count} times, the mean of t^2 varies "
+        f"{ratio:.2f} times as much as with independent times"
     )
+    if ratio > 0.5:
+        raise Hint(
+            f"{said}. Let the times of a batch share out [0, 1] between "
+            "them, one in each part, or draw more where the error is large "
+            "and weigh it down."
+        )
+    return f"{said}, and its average is the same."
+
+
+def _times(answer):
+    """Read times, with weights of one or those that came along."""
+    if isinstance(answer, tuple) and len(answer) == 2:
+        t, weight = answer
+    else:
+        t, weight = answer, None
+    t = numbers(t, (8,), "what you return for count = 8")
+    if (t < 0).any() or (t > 1).any():
+        raise Hint(
+            f"times lie between 0 and 1; one of yours is "
+            f"{t[(t < 0) | (t > 1)][0]:.2f}. `% 1` brings them back."
+        )
+    if weight is None:
+        return t, np.ones(8)
+    return t, numbers(weight, (8,), "the weight")
 
 
 @exercise("4.3")
-def _learning_rate(answer):
-    """``learning_rate(step, peak, warmup, total)``."""
-    peak, warm, total = 0.01, 100, 1100
-    steps = (0, 50, 100, 350, 600, 850, 1100)
-    got = [numbers(ask(answer, s, peak, warm, total), ()) for s in steps]
-    got = np.array(got) / peak
-    s = np.array(steps, dtype=float)
-    rise, share = s / warm, (s - warm) / (total - warm)
-    fall = (1 + np.cos(np.pi * share)) / 2
-
-    def plan(decay):
-        return np.where(s < warm, rise, decay)
-
-    right = plan(fall)
-    mistakes = {
-        "the warm-up is missing: below `warmup` the rate rises from 0 to "
-        "the peak in a straight line.": np.where(s < warm, 1, fall),
-        "with no warm-up the cosine starts at the peak at step 0: rise "
-        "first.": (1 + np.cos(np.pi * s / total)) / 2,
-        "after the warm-up it should fall as half a cosine; yours is a "
-        "straight line.": plan(1 - share),
-        "the cosine should begin where the warm-up ends: measure progress "
-        "as (step - warmup) / (total - warmup).": plan(
-            (1 + np.cos(np.pi * s / total)) / 2
-        ),
-        "cos runs from 1 to -1, so your rate turns negative: use "
-        "(1 + cos) / 2.": plan(np.cos(np.pi * share)),
-        "after the warm-up the rate should fall, and yours stays at the "
-        "peak.": plan(1 + 0 * s),
-        "that is a quarter of a cosine wave, cos(pi/2 * progress); half a "
-        "wave, (1 + cos(pi * progress)) / 2, is flat at both ends.": plan(
-            np.cos(np.pi * share / 2)
-        ),
-        "progress runs the wrong way: the rate rises after the warm-up.": plan(
-            1 - fall
-        ),
-    }
-    if np.allclose(got * peak, right, atol=1e-3):
-        raise Hint("that is the share of the peak: multiply by `peak`.")
-    # A warm-up that counts from 1 is one step of 100 ahead.
+def _noise_weight(answer):
+    """``weight(alpha, sigma)`` of the x0 error in a loss on the noise."""
+    alpha = np.array([0.95, 0.8, 0.6, 0.3, 0.1])
+    sigma = np.sqrt(1 - alpha**2)
+    got = [
+        numbers(ask(answer, *pair), (), "the weight")
+        for pair in zip(*as_tensors(alpha, sigma), strict=True)
+    ]
     compare(
-        got,
-        right,
-        mistakes,
-        "rise from 0 to the peak in `warmup` steps, then fall as peak * "
-        "(1 + cos(pi * progress)) / 2, progress from 0 to 1. Yours is "
-        f"{got[2]:.2f} of the peak after the warm-up and {got[4]:.2f} half "
-        "way down; 1.00 and 0.50 were expected.",
-        tolerance=0.0101,
+        np.array(got),
+        (alpha / sigma) ** 2,
+        {
+            "that is its root: the errors are squared, so the factor "
+            "between them is squared too.": alpha / sigma,
+            "upside down: at little noise a small error in x0 is a large "
+            "one in the noise.": (sigma / alpha) ** 2,
+            "that is the noise level; the weight is large where the noise "
+            "is small.": sigma / alpha,
+            "zt is divided by sigma, so sigma belongs into the weight: it "
+            "is not alpha squared alone.": alpha**2,
+            "x0 is multiplied by alpha before sigma divides: it is not 1 / "
+            "sigma squared.": 1 / sigma**2,
+            "with weight 1 the two losses would be the same, and they are "
+            "not: put x0_hat into the equation for the noise.": np.ones(5),
+            "half the signal-to-noise ratio is what the bound has over "
+            "log-snr; here no half is needed.": (alpha / sigma) ** 2 / 2,
+        },
+        "write eps = (zt - alpha * x0) / sigma, and eps_hat with x0_hat. "
+        "Subtract: zt drops out. What stands before x0 - x0_hat?",
     )
-    return "slow while Adam's averages fill, slow again to settle."
+    return (
+        "it is the signal-to-noise ratio. A loss on the noise looks mostly "
+        "at little noise, a loss on x0 treats all times alike."
+    )
