@@ -476,12 +476,14 @@ def recovery_curve(
 
 
 def information_band(embed_dim, vocab_size, std=1.0):
-    r"""The noise level where rounding by itself begins to fail.
+    r"""The noise level in the middle of the range where rounding fails.
 
-    About :math:`s \sqrt{d / (2 \ln V)}` for a table of ``vocab_size`` random
-    points with standard deviation ``std`` a coordinate: well below it, noise
-    is trivial to undo; well above it, nothing of the token itself is left
-    (Chapter 2 derives it).
+    :math:`\mathrm{std} \sqrt{d / (2 \ln V)}` for a table of ``vocab_size``
+    random points with standard deviation ``std`` a coordinate. At this level
+    the true token's mean score equals the best wrong token's, and rounding
+    loses between a third and about half of the tokens. It loses the first
+    few at half of this level and nearly all at three times of it. Chapter 2
+    derives the rule and measures it.
 
     Parameters
     ----------

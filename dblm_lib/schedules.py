@@ -235,55 +235,63 @@ class Linear(Schedule):
         return DiscreteSchedule((betas / num_steps).clamp(max=max_beta))
 
 
+def _check_offset(offset):
+    """Return what keeps the first step of a schedule from being too small."""
+    if not 0 <= offset < math.inf:
+        raise ValueError(f"the offset must be 0 or more; got {offset}")
+    return offset
+
+
 class Cosine(Schedule):
     r"""A quarter of a cosine (Nichol & Dhariwal, 2021).
 
-    :math:`\bar\alpha(t) = \cos^2 u / \cos^2 u_0`, with
-    :math:`u = \frac{t + s}{1 + s} \frac{\pi}{2}` and :math:`u_0 = u(0)`.
+    :math:`\bar\alpha(t) = \cos^2 \phi / \cos^2 \phi_0`, with the angle
+    :math:`\phi = \frac{t + c}{1 + c} \frac{\pi}{2}`, the ``offset`` c and
+    :math:`\phi_0 = \phi(0)`.
     """
 
     name = "cosine"
 
-    def __init__(self, s=0.008):
-        if not 0 <= s < math.inf:
-            raise ValueError(f"the offset s must be 0 or more; got {s}")
-        self.s = s
+    def __init__(self, offset=0.008):
+        self.offset = _check_offset(offset)
 
     def _angles(self, t):
-        quarter = math.pi / 2 / (1 + self.s)
-        return as_time(t) * quarter, self.s * quarter  # u - u0, u0
+        quarter = math.pi / 2 / (1 + self.offset)
+        start = self.offset * quarter
+        return as_time(t) * quarter, start  # phi - phi_0, phi_0
 
     def alpha_bar(self, t):
-        way, u0 = self._angles(t)
-        return ((torch.cos(u0 + way) / math.cos(u0)) ** 2).clamp(max=1)
+        turn, start = self._angles(t)
+        ratio = torch.cos(start + turn) / math.cos(start)
+        return (ratio**2).clamp(max=1)
 
     def sigma_squared(self, t):
-        # cos² u0 - cos² u = sin(u - u0) sin(u + u0): no cancellation at 0.
-        way, u0 = self._angles(t)
-        return torch.sin(way) * torch.sin(way + 2 * u0) / math.cos(u0) ** 2
+        # cos² a - cos² b = sin(b - a) sin(b + a): no cancellation at 0.
+        turn, start = self._angles(t)
+        product = torch.sin(turn) * torch.sin(turn + 2 * start)
+        return product / math.cos(start) ** 2
 
 
 class Sqrt(Schedule):
     r"""The schedule of Diffusion-LM (Li et al., 2022).
 
-    :math:`\bar\alpha(t) = 1 - \sqrt{(t + s) / (1 + s)}`: the noise starts
-    high at once, since words survive a little noise unharmed.
+    :math:`\bar\alpha(t) = 1 - \sqrt{(t + c) / (1 + c)}` with the ``offset``
+    c: the noise starts high at once, since words survive a little noise
+    unharmed.
     """
 
     name = "sqrt"
 
-    def __init__(self, s=1e-4):
-        if not 0 <= s < math.inf:
-            raise ValueError(f"the offset s must be 0 or more; got {s}")
-        self.s = s
+    def __init__(self, offset=1e-4):
+        self.offset = _check_offset(offset)
 
     def alpha_bar(self, t):
         # 1 - root = (1 - root²) / (1 + root): no cancellation at t = 1.
         root = self.sigma_squared(t)
-        return (1 - as_time(t)) / (1 + self.s) / (1 + root)
+        return (1 - as_time(t)) / (1 + self.offset) / (1 + root)
 
     def sigma_squared(self, t):
-        return ((as_time(t) + self.s) / (1 + self.s)).sqrt()
+        return ((as_time(t) + self.offset) / (1 + self.offset)).sqrt()
 
 
 class Sigmoid(Schedule):
@@ -332,7 +340,8 @@ class LogUniform(Schedule):
 
     From ``low`` at t = 0 to ``high`` at t = 1, so that a uniform ``t`` draws
     the logarithm of the noise level uniformly. Of the schedules here it is
-    the only one that names the noise levels it will visit.
+    the only one that names the noise levels it will visit. Geometric levels
+    are those of Song & Ermon (2019).
     """
 
     name = "log-uniform"
@@ -566,9 +575,10 @@ def closed_form(x0, alpha_bar, eps):
 def posterior(x0, xt, alpha_bar_s, alpha_bar_t):
     """Mean and variance of q(x_s | x_t, x_0) for an earlier time s < t.
 
-    Both ends of a path are known; where was it in between? A Gaussian, with
-    the mean a blend of both ends (Ho et al., 2020, eq. 7, written for any
-    two times). At the last step, where ``alpha_bar_s`` is 1, it is ``x0``.
+    Bayes' rule with both ends of a path given: a Gaussian whose mean is a
+    weighted sum of the two (Ho et al., 2020, eq. 7, written for any two
+    times; derived in chapter 1). At the last step, where ``alpha_bar_s`` is
+    1, it is ``x0`` without any variance.
 
     Parameters
     ----------
@@ -594,11 +604,12 @@ def posterior(x0, xt, alpha_bar_s, alpha_bar_t):
 
 
 def mixture_denoiser(zt, alpha_bar, means, stds, weights):
-    """The exact denoiser E[x0 | zt] when x0 is a mixture of Gaussians.
+    """The posterior mean E[x0 | zt] when x0 is a mixture of Gaussians.
 
-    No network can do better in squared error. It answers with a weighted
-    mean: each component's own best guess, weighted by how likely that
-    component is to have produced ``zt``.
+    The exact denoiser: no network can have a smaller squared error. It
+    averages the posterior means of the components, each weighted by the
+    posterior probability that its component produced ``zt`` (Robbins, 1956;
+    Miyasawa, 1961; chapter 1).
 
     Parameters
     ----------
@@ -607,8 +618,9 @@ def mixture_denoiser(zt, alpha_bar, means, stds, weights):
     alpha_bar : float
         Signal share of the variance.
     means, stds, weights : sequences, length ``k``
-        The components of the density of x0. A standard deviation of 0
-        makes a component a point; ``alpha_bar`` must then be below 1.
+        The components of the density of x0, their shares as weights. A
+        standard deviation of 0 makes a component a point; ``alpha_bar``
+        must then be below 1.
 
     Returns
     -------
@@ -621,6 +633,7 @@ def mixture_denoiser(zt, alpha_bar, means, stds, weights):
     zt = torch.as_tensor(zt, dtype=torch.float64)[:, None]
     alpha, variance = alpha_bar.sqrt(), alpha_bar * stds**2 + 1 - alpha_bar
     error = zt - alpha * means  # (n, k): distance to each component
-    log_odds = weights.log() - error**2 / (2 * variance) - variance.log() / 2
+    fit = -(error**2) / (2 * variance) - variance.log() / 2
+    log_posterior = weights.log() + fit  # unnormalised
     guess = means + alpha * stds**2 / variance * error
-    return (log_odds.softmax(dim=1) * guess).sum(dim=1)
+    return (log_posterior.softmax(dim=1) * guess).sum(dim=1)

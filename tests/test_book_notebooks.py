@@ -12,6 +12,8 @@ from pathlib import Path
 import chapter_rules as rules
 import pytest
 
+from dblm_lib import exercises
+
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 PNG = "iVBORw0KGgo="
@@ -97,7 +99,7 @@ def good():
         code(SHOWN, tags=["shown"]),
         code(
             'exercises.check("9.1", ...)',
-            stream("Not yet: ..."),
+            stream(BLANK),
             tags=["exercise"],
         ),
         code(
@@ -128,6 +130,7 @@ def good():
     }
 
 
+BLANK = f"Exercise 9.1: {exercises.BLANK}"
 TRAINED = """recipe = ladder.recipe(0, precision="fp32")
 run = training.train(model, x, recipe)"""
 SHOWN = "def twice(x):\n    # two times\n    return 2 * x"
@@ -257,7 +260,9 @@ BROKEN = [
     ("one_title", insert(2, markdown("# A second title"))),
     ("exercises_answered", setter(8, "outputs", [RIGHT])),
     ("exercises_answered", setter(8, "outputs", [])),
+    ("exercises_answered", setter(8, "outputs", [stream("Not yet: 3")])),
     ("exercises_answered", setter(9, "outputs", [stream("Not yet: 3")])),
+    ("exercises_answered", setter(9, "outputs", [stream(BLANK)])),
     ("exercises_answered", setter(9, "outputs", [])),
     ("exercises_answered", setter(9, "metadata", {})),
     ("exercises_answered", setter(9, "metadata", {"tags": ["solution"]})),

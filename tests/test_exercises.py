@@ -20,11 +20,45 @@ from dblm_lib import (
     schedules,
     tales,
 )
-from dblm_lib.exercises import BLANK, check, verdict
+from dblm_lib.exercises import (
+    BLANK,
+    check,
+    embedding_noising,
+    gaussian_schedules,
+    verdict,
+)
+
+PEAKS = (torch.tensor([-4, 2]) / 3, torch.ones(2) / 3, torch.tensor([1, 2]))
 
 
-def q_sample(x0, eps, alpha_bar):
-    return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
+def eight_steps(steps=8, fresh=False, told=None, seed=0):
+    """Chapter 1's distances to the data, by the library's own functions."""
+    x = torch.linspace(-4, 4, 401).double()
+    bells = [
+        share * torch.exp(-((x - mean) ** 2) / (2 / 9))
+        for mean, _, share in zip(*PEAKS, strict=True)
+    ]
+    clean = sum(bells) / sum(bells).sum()
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(15_000, generator=generator).double()
+    found = {}
+    for name in ("linear", "cosine", "sqrt", "sigmoid", "log-uniform"):
+        schedule = schedules.get_schedule(name)
+        z, a = noise, schedule.alpha_bar(torch.linspace(1, 0, steps + 1))
+        b = told.alpha_bar(torch.linspace(1, 0, steps + 1)) if told else a
+        for i in range(steps):
+            x0 = schedules.mixture_denoiser(z, b[i], *PEAKS)
+            if fresh:
+                mean, variance = schedules.posterior(x0, z, a[i + 1], a[i])
+                eps = torch.randn(len(z), generator=generator)
+                z = mean + variance.clamp(min=0).sqrt() * eps
+            else:
+                eps = (z - a[i].sqrt() * x0) / (1 - a[i]).sqrt()
+                z = schedules.closed_form(x0, a[i + 1], eps)
+        below = torch.searchsorted(z.sort().values, x) / len(z)
+        gap = below - clean.cumsum(0) + clean / 2
+        found[name] = gap.abs().sum() * (x[1] - x[0])
+    return found
 
 
 def bisect(schedule):
@@ -43,9 +77,13 @@ def on_grid(schedule):
     return t[(schedule.snr(t) - 1).abs().argmin()]
 
 
-def nearest(vectors, table):
-    unit = torch.nn.functional.normalize
-    return (unit(vectors, dim=-1) @ unit(table, dim=-1).T).argmax(-1)
+def half_lost(dim, vocab_size):
+    """Where a measured recovery curve comes nearest to one half."""
+    generator = torch.Generator().manual_seed(0)
+    rows = noising.random_table(vocab_size, dim, generator)
+    levels = torch.linspace(6, 8, 21)
+    share = noising.recovery_curve(rows, levels, generator)
+    return levels[(share - 0.5).abs().argmin()]
 
 
 def sharpen(shares, tau):
@@ -198,24 +236,28 @@ def fit(levels, losses, count):
 RIGHT = {
     "1.1": [9.0, torch.tensor(9.0), lambda a: a / (1 - a)],
     "1.2": [
-        q_sample,
-        lambda x0, eps, a: schedules.closed_form(x0, a, eps),
-        lambda x0, eps, a: math.sqrt(a) * x0 + math.sqrt(1 - a) * eps,
-        lambda x0, eps, a: (a**0.5 * x0 + (1 - a) ** 0.5 * eps).numpy(),
+        eight_steps(),
+        eight_steps(seed=1),
+        {name: float(far) for name, far in eight_steps(seed=2).items()},
     ],
     "1.3": [
         0.5,
         bisect,
         on_grid,
         torch.tensor(0.5),
-        # The library's cosine is shifted a little, by s = 0.008.
+        # The library's cosine is shifted a little, by its offset of 0.008.
         bisect(schedules.get_schedule("cosine")),
     ],
-    "2.1": [nearest, lambda v, t: noising.nearest(v, t, "cosine")],
+    "2.1": [
+        lambda u: 0.6 + 0.4 * u,
+        lambda u: torch.where(u < 0.25, u, 0.7 + 0.3 * u),
+        lambda u: u.numpy() * 0.4 + 0.6,
+        lambda u: u**0.25,
+    ],
     "2.2": [
-        5.956,
-        lambda d, v: math.sqrt(d / (2 * math.log(v))),
-        noising.information_band,
+        (6.94, 6.088),
+        (half_lost(512, 1000), noising.information_band(512, 1000)),
+        torch.tensor([7.0, 6.0877]),
     ],
     "2.3": [noise_rest],
     "3.1": [changed, lambda j, n, c: list(range(j, n)) if c else range(n)],
@@ -306,20 +348,15 @@ WRONG = {
         ([9.0], "shape"),
     ],
     "1.2": [
-        (lambda x, e, a: a * x + (1 - a) * e, "square root on alpha_bar"),
-        (lambda x, e, a: a.sqrt() * x + (1 - a) * e, "1 - alpha_bar, and"),
-        (lambda x, e, a: a * x + (1 - a).sqrt() * e, "on alpha_bar"),
-        (lambda x, e, a: a**0.5 * x + (1 - a**0.5) * e, "not 1 - sqrt"),
-        (lambda x, e, a: q_sample(e, x, a), "changed places"),
-        (lambda x, e, a: a.sqrt() * x + e, "scale the noise"),
-        (lambda x, e, a: x + (1 - a).sqrt() * e, "scale the signal"),
-        (lambda x, e, a: a**0.5 * x - (1 - a) ** 0.5 * e, "sign"),
-        (lambda x, e, a: q_sample(x, torch.randn(4, 3), a), "of your own"),
-        (lambda x, e, a: x[0], "shape"),
-        (lambda x, e, a: (a - 1).sqrt() * x, "NaN"),
-        (lambda x, e, a: undefined, "NameError: name 'undefined'"),  # noqa: F821
-        (q_sample(torch.zeros(1), torch.zeros(1), torch.ones(1)), "itself"),
-        (lambda x: x, "TypeError"),
+        (eight_steps(fresh=True), "ancestral"),
+        (eight_steps(told=schedules.Cosine()), "was told the cosine"),
+        (eight_steps(4), "after 4 steps"),
+        (eight_steps(16), "after 16 steps"),
+        (dict.fromkeys(eight_steps(1), 0.085), "of the loop"),
+        (eight_steps(2), "run the deterministic sampler"),
+        ({"cosine": 0.08}, "missing: linear, sqrt, sigmoid, log-uniform"),
+        (dict.fromkeys(eight_steps(1), "near"), "should be numbers"),
+        ([0.1] * 5, "dictionary"),
     ],
     "1.3": [
         (0.9, "keeps alpha_bar = 0.02"),
@@ -331,38 +368,31 @@ WRONG = {
         (lambda s: s.snr, "should be numbers"),
     ],
     "2.1": [
-        (lambda v, t: (v @ t.T).argmax(-1), "dot product"),
-        (lambda v, t: torch.cdist(v, t).argmin(-1), "by distance"),
-        (
-            lambda v, t: torch.cosine_similarity(
-                v[:, None], t[None], dim=-1
-            ).argmin(-1),
-            "smallest cosine",
-        ),
-        (
-            lambda v, t: torch.cosine_similarity(v[:, None], t[None], dim=-1),
-            "similarities",
-        ),
-        (
-            lambda v, t: (
-                torch.cosine_similarity(v[:, None], t[None], dim=-1)
-                .max(-1)
-                .values
-            ),
-            "their row",
-        ),
-        (lambda v, t: 3, "shape"),
-        (lambda v, t: v @ t, "RuntimeError"),
+        (lambda u: u, "uniform times themselves"),
+        (lambda u: 1 - u, "Move times to where it is later"),
+        (lambda u: u**0.5, "is later"),
+        (lambda u: 0.97 + 0.03 * u, "is earlier"),
+        (lambda u: 0.72 + 0.28 * u, "a tenth below the band"),
+        (lambda u: 0.62 + 0.28 * u, "a tenth above the band"),
+        (lambda u: 2 + 8 * u, "not noise levels"),
+        (lambda u: torch.full_like(u, 0.8), "a single noise level"),
+        (lambda u: u[:10], "shape"),
+        (lambda u: u.log(), "lie between 0 and 1"),
     ],
     "2.2": [
-        (lambda d, v: d / (2 * math.log(v)), "root"),
-        (lambda d, v: math.sqrt(d / math.log(v)), "2 is missing"),
-        (lambda d, v: math.sqrt(2 * math.log(v) / d), "upside down"),
-        (lambda d, v: math.sqrt(d / (2 * math.log2(v))), "log2"),
-        (lambda d, v: math.sqrt(d / (2 * math.log10(v))), "log10"),
-        (lambda d, v: math.sqrt(d / (2 * v)), "logarithm of V"),
-        (lambda d, v: math.sqrt(v / (2 * math.log(d))), "changed places"),
-        (35.47, "root"),
+        ((6.95, 512 / (2 * math.log(1000))), "square of the rule"),
+        ((6.95, math.sqrt(512 / math.log(1000))), "2 of the rule is missing"),
+        ((6.95, math.sqrt(2 * math.log(1000) / 512)), "upside down"),
+        ((6.95, math.sqrt(512 / (2 * math.log2(1000)))), "log2"),
+        ((6.95, math.sqrt(512 / (2 * math.log10(1000)))), "log10"),
+        ((6.95, math.sqrt(512 / 2000)), "lacks the logarithm"),
+        ((6.95, math.sqrt(1000 / (2 * math.log(512)))), "changed places"),
+        ((6.95, 9.5), "your second number is 9.50"),
+        ((6.088, 6.95), "wrong way round"),
+        ((6.088, 6.088), "measure it"),
+        ((4.4, 6.088), "about 95% of the tokens come back"),
+        ((15.5, 6.088), "about 5%"),
+        (6.95, "shape"),
     ],
     "2.3": [
         (lambda x, e, a, s, k: a * x + s * e, "put x0 back"),
@@ -661,12 +691,22 @@ def test_wrong_answer_is_named(number, case):
 
 
 @pytest.mark.parametrize("number", RIGHT)
-def test_blank_is_not_yet(number):
-    for blank in (..., None, lambda *_: ..., lambda *_: None):
+def test_blank_is_an_invitation(number):
+    """Dots fail without a word of failure."""
+    for blank in (..., None, lambda *_: ...):
         said = verdict(number, blank)
+        assert said.blank
         assert not said.ok
-        assert BLANK[:-1] in said.message
+        assert str(said) == f"Exercise {number}: {BLANK}"
     assert verdict(number) == verdict(number, ...)
+
+
+@pytest.mark.parametrize("number", RIGHT)
+def test_a_function_without_return_is_told_so(number):
+    said = verdict(number, lambda *_: None)
+    assert not said.ok
+    assert not said.blank
+    assert "`return`?" in str(said)
 
 
 @pytest.mark.parametrize("number", RIGHT)
@@ -740,3 +780,14 @@ def test_each_chapter_has_its_file_and_each_file_is_read():
 def test_import_is_light():
     code = "import sys, dblm_lib.exercises; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_checkers_compute_with_the_schedules_of_the_library():
+    """They stand beside the library and spell the formulas out."""
+    t = torch.linspace(0, 1, 11).double()
+    for name, bars in gaussian_schedules._alpha_bars(t.numpy()).items():
+        right = schedules.get_schedule(name).alpha_bar(t)
+        assert np.allclose(bars, right, atol=1e-12)
+    middle = t[1:-1]
+    levels = embedding_noising._levels(middle.numpy())
+    assert np.allclose(levels, schedules.Cosine().noise_level(middle))

@@ -384,14 +384,14 @@ def _exact(schedule, t):
         low, high = f(schedule.beta_min), f(schedule.beta_max)
         bar = mpmath.exp(-(low * t + (high - low) * t**2 / 2))
     elif isinstance(schedule, Cosine):
-        s = f(schedule.s)
+        s = f(schedule.offset)
 
         def wave(x):
             return mpmath.cos((x + s) / (1 + s) * mpmath.pi / 2) ** 2
 
         bar = wave(t) / wave(0)
     elif isinstance(schedule, Sqrt):
-        s = f(schedule.s)
+        s = f(schedule.offset)
         bar = 1 - mpmath.sqrt((t + s) / (1 + s))
     elif isinstance(schedule, Sigmoid):
         start, end, tau = f(schedule.start), f(schedule.end), f(schedule.tau)
@@ -778,11 +778,11 @@ def test_a_cap_that_stops_all_steps_is_refused(cap):
         (Linear, {"beta_min": 3, "beta_max": 2}, "0 < beta_min"),
         (Linear, {"beta_max": math.inf}, "0 < beta_min"),
         (Linear, {"beta_min": math.nan}, "0 < beta_min"),
-        (Cosine, {"s": -1e-9}, "offset s"),
-        (Cosine, {"s": math.nan}, "offset s"),
-        (Cosine, {"s": math.inf}, "offset s"),
-        (Sqrt, {"s": -1}, "offset s"),
-        (Sqrt, {"s": math.inf}, "offset s"),
+        (Cosine, {"offset": -1e-9}, "the offset must"),
+        (Cosine, {"offset": math.nan}, "the offset must"),
+        (Cosine, {"offset": math.inf}, "the offset must"),
+        (Sqrt, {"offset": -1}, "the offset must"),
+        (Sqrt, {"offset": math.inf}, "the offset must"),
         (Sigmoid, {"start": 3}, "start < end"),
         (Sigmoid, {"tau": 0}, "tau > 0"),
         (Sigmoid, {"end": math.nan}, "start < end"),
@@ -819,9 +819,9 @@ def test_a_name_gives_its_schedule(name):
 
 
 def test_options_reach_the_schedule():
-    assert get_schedule("cosine", s=0.1) == Cosine(0.1) != Cosine()
-    with pytest.raises(TypeError, match="finished.*'cosine'.* with s"):
-        get_schedule(Cosine(), s=0.1)
+    assert get_schedule("cosine", offset=0.1) == Cosine(0.1) != Cosine()
+    with pytest.raises(TypeError, match="finished.*'cosine'.* with offset"):
+        get_schedule(Cosine(), offset=0.1)
     with pytest.raises(TypeError, match="tau"):
         get_schedule("cosine", tau=1)
 

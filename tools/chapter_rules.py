@@ -37,6 +37,8 @@ CLOSING = "Where the ideas come from"
 MAX_COLUMNS = 76
 MAX_BYTES = 2_000_000
 NOT_YET = re.compile(r"not yet", re.IGNORECASE)
+# What an exercise prints before it is answered.
+INVITATION = re.compile(r"(?m)^Exercise [\d.]+: write your answer")
 
 
 # --- reading a notebook -----------------------------------------------------
@@ -552,7 +554,7 @@ def _checked(source):
 
 
 def exercises_answered(notebook):
-    """Each blank says *not yet*, and has a solution that passes.
+    """Each blank invites an answer, and has a solution that passes.
 
     Judged by what the cells printed when the chapter was run.
     """
@@ -565,8 +567,8 @@ def exercises_answered(notebook):
         if _checked(source) and not tags_of(cell) & {"exercise", "solution"}:
             yield f"cell {number} checks an exercise without a tag"
     for name, (number, cell) in blanks.items():
-        if not NOT_YET.search(printed(cell)):
-            yield f"exercise {name}: the blank does not say 'not yet'"
+        if not INVITATION.search(printed(cell)):
+            yield f"exercise {name}: the blank does not invite an answer"
         if name not in solutions:
             yield f"exercise {name} has no solution"
         elif solutions[name][0] < number:
@@ -574,7 +576,8 @@ def exercises_answered(notebook):
     for name, (number, cell) in solutions.items():
         if name not in blanks:
             yield f"solution {name} (cell {number}) has no exercise"
-        if not printed(cell).strip() or NOT_YET.search(printed(cell)):
+        said = printed(cell)
+        if not said.strip() or NOT_YET.search(said) or INVITATION.search(said):
             yield f"exercise {name}: the solution does not pass"
         if "hide-cell" not in tags_of(cell):
             yield f"exercise {name}: the solution is not hidden"

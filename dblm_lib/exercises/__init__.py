@@ -1,11 +1,11 @@
 """Checkers for the book's exercises: they teach rather than grade.
 
     from dblm_lib.exercises import check
-    check("1.2", q_sample)
+    check("1.1", snr)
 
 `check` prints ``Right: ...`` or ``Not yet: ...`` with something to look
 at. It never raises for an answer: a function that stops with an error gets
-the error's message, and dots that were never replaced get a reminder.
+the error's message, and dots that were never replaced get an invitation.
 
 A checker is a function of the answer, registered under the exercise's
 number. It returns what to say about a right answer, and raises `Hint`

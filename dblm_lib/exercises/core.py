@@ -6,11 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 REGISTRY = {}
-BLANK = "replace the dots by your answer."
+BLANK = "write your answer above and run this cell."
 
 
 class Hint(Exception):
     """What to look at in an answer that is not right yet."""
+
+
+class Blank(Exception):
+    """Nothing was answered yet: the dots are still there."""
 
 
 @dataclass(frozen=True)
@@ -22,15 +26,20 @@ class Verdict:
     ok : bool
     message : str
         Why it is right, or what to look at.
+    blank : bool
+        Nothing was answered yet, so there is nothing to judge.
     """
 
     ok: bool
     message: str
+    blank: bool = False
 
     def __bool__(self):
         return self.ok
 
     def __str__(self):
+        if self.blank:
+            return self.message
         return f"{'Right' if self.ok else 'Not yet'}: {self.message}"
 
 
@@ -46,6 +55,9 @@ def exercise(number):
 
 def check(number, answer=...):
     """Print what is right about an answer, or what to look at.
+
+    For the dots of an exercise that was not answered yet it prints an
+    invitation to do so.
 
     Parameters
     ----------
@@ -65,10 +77,12 @@ def verdict(number, answer=...):
         return Verdict(
             False, f"there is no exercise {number}; did you mean {near[0]}?"
         )
-    if is_blank(answer):
-        return Verdict(False, BLANK)
     try:
+        if is_blank(answer):
+            raise Blank
         return Verdict(True, REGISTRY[number](answer))
+    except Blank:
+        return Verdict(False, f"Exercise {number}: {BLANK}", blank=True)
     except Hint as hint:
         return Verdict(False, str(hint))
     except Exception as error:  # noqa: BLE001  (a reader sees no traceback)
@@ -98,11 +112,10 @@ def ask(function, *arguments):
         raise Hint(
             f"your function stopped with {type(error).__name__}: {text}"
         ) from None
-    if is_blank(answer):
-        raise Hint(
-            BLANK[:-1] + "; your function gives back nothing so far "
-            "(is there a `return`?)."
-        )
+    if answer is Ellipsis:
+        raise Blank
+    if answer is None:
+        raise Hint("your function gives back nothing: is there a `return`?")
     return answer
 
 

@@ -13,85 +13,106 @@ from .core import (
     numbers,
 )
 
+# The band of chapter 2's normalised table, in round numbers.
+LOW, HIGH = 2.0, 10.0
+
+
+def _levels(t):
+    """Noise level of the cosine schedule."""
+    angle = (t + 0.008) / 1.008 * np.pi / 2
+    bar = (np.cos(angle) / np.cos(0.008 / 1.008 * np.pi / 2)) ** 2
+    return np.sqrt((1 - bar).clip(0) / bar.clip(1e-12))
+
 
 @exercise("2.1")
-def _nearest(answer):
-    """``nearest(vectors, table)``: ids by cosine."""
-    # The third row is long, the fourth short: dot product and distance
-    # each prefer another row than the angle does.
-    table = np.array([[1.0, 0.0], [0.0, 1.0], [4.0, 3.0], [0.2, 0.24]])
-    vectors = np.array([[2.0, 0.2], [0.3, 3.0], [0.5, 0.375], [4.0, 4.6]])
-    unit = table / np.linalg.norm(table, axis=1, keepdims=True)
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    cosine = vectors / length @ unit.T
-    got = ask(answer, *as_tensors(vectors, table))
-    array = numbers(got, None, "the answer")
-    if array.shape == cosine.shape:
+def _draw_times(answer):
+    """``draw_times(u)``: times of which at least half lie in the band."""
+    u = (np.random.default_rng(5).permutation(4000) + 0.5) / 4000
+    got = ask(answer, *as_tensors(u))
+    t = numbers(got, u.shape, "the answer, one time for each number of u,")
+    if t.min() < 0 or t.max() > 1:
         raise Hint(
-            "these are similarities to every row; ask for the number of the "
-            "best row: argmax over the last axis."
+            f"times lie between 0 and 1; yours go from {t.min():.2f} to "
+            f"{t.max():.2f}. Times were asked for, not noise levels."
         )
-    if is_close(array, cosine.max(1), 1e-3):
-        raise Hint("these are the best similarities; their row was asked for.")
-    array = numbers(got, (4,), "the answer, one id a vector,")
-    gaps = ((vectors[:, None] - table) ** 2).sum(-1)
-    mistakes = {
-        "that is the row with the smallest cosine: the larger, the nearer "
-        "(argmax).": cosine.argmin(1),
-        "that is the dot product: long rows win. Divide every row of the "
-        "table by its length.": (vectors @ table.T).argmax(1),
-        "that is the nearest by distance; the cosine ignores length. Divide "
-        "rows and vectors by their lengths.": gaps.argmin(1),
-        "argmax ran over the wrong axis: one id for each vector, not for "
-        "each row of the table.": cosine.argmax(0),
-    }
-    compare(
-        array,
-        cosine.argmax(1),
-        mistakes,
-        "divide vectors and rows by their lengths (the norm over the last "
-        "axis), multiply, and take the argmax over the rows.",
+    if np.ptp(t) < 1e-3:
+        raise Hint(
+            "every number gives the same time: a denoiser trained so would "
+            "know a single noise level."
+        )
+    levels = _levels(t)
+    below, above = (levels < LOW).mean(), (levels > HIGH).mean()
+    inside = 1 - below - above
+    said = (
+        f"{below:.0%} of your levels lie below the band, {inside:.0%} in it "
+        f"and {above:.0%} above"
     )
-    return "the angle decides, and a row's length does not."
+    if np.abs(t - u).max() < 1e-3:
+        raise Hint(f"these are the uniform times themselves: {said}.")
+    if inside < 0.5:
+        where = "later" if below > above else "earlier"
+        raise Hint(f"{said}. Move times to where it is {where}.")
+    if min(below, above) < 0.1:
+        side = "below" if below < above else "above"
+        raise Hint(
+            f"{said}. That is enough inside, but a sampler passes through "
+            f"all levels: leave at least a tenth {side} the band."
+        )
+    return (
+        f"{said}. The schedule is the same as before; only the draw of t has "
+        "changed."
+    )
 
 
 @exercise("2.2")
-def _band(answer):
-    """``band(dim, vocab_size)``, or its value for GPT-2's 768 and 50257."""
-    sizes = [(768, 50257)]
+def _half_lost(answer):
+    """``(measured, rule)`` for 1,000 random directions in 512 dimensions."""
     if callable(answer):
-        sizes += [(64, 1024), (16, 1024)]
-    got = [
-        numbers(ask(answer, *s) if callable(answer) else answer, ())
-        for s in sizes
-    ]
-    d, v = np.array(sizes, dtype=float).T
+        answer = ask(answer)
+    measured, rule = numbers(answer, (2,), "the pair (measured, rule)")
+    d, v = 512.0, 1000.0
+    right = np.sqrt(d / (2 * np.log(v)))
     mistakes = {
-        "that is the square: take the root.": d / (2 * np.log(v)),
-        "the 2 is missing: divide by 2 ln V.": np.sqrt(d / np.log(v)),
-        "upside down: more dimensions bear more noise, so d is on "
-        "top.": np.sqrt(2 * np.log(v) / d),
-        "that is log2; the formula has the natural logarithm.": np.sqrt(
+        "the second number is the square of the rule: take the root.": right
+        ** 2,
+        "the 2 of the rule is missing: divide by 2 ln V.": right * np.sqrt(2),
+        "your rule is upside down: more dimensions bear more noise, so d is "
+        "on top.": 1 / right,
+        "your rule has log2; it needs the natural logarithm.": np.sqrt(
             d / (2 * np.log2(v))
         ),
-        "that is log10; the formula has the natural logarithm.": np.sqrt(
+        "your rule has log10; it needs the natural logarithm.": np.sqrt(
             d / (2 * np.log10(v))
         ),
-        "take the logarithm of V: what counts is how many bits a choice "
-        "among V tokens needs, not V.": np.sqrt(d / (2 * v)),
-        "d and V have changed places.": np.sqrt(v / (2 * np.log(d))),
+        "your rule lacks the logarithm of V.": np.sqrt(d / (2 * v)),
+        "in your rule d and V have changed places.": np.sqrt(
+            v / (2 * np.log(d))
+        ),
     }
+    if is_close(measured, right, 5e-3) and not is_close(rule, right, 5e-3):
+        raise Hint("the pair is the wrong way round: first the measured one.")
     compare(
-        got,
-        np.sqrt(d / (2 * np.log(v))),
+        rule,
+        right,
         mistakes,
-        "the band ends near the noise level sqrt(d / (2 ln V)), d numbers a "
-        "vector and V tokens.",
+        f"the rule is sqrt(d / (2 ln V)) with d = 512 and V = 1000; your "
+        f"second number is {rule:.2f}.",
         tolerance=5e-3,
     )
+    if is_close(measured, right, 5e-3):
+        raise Hint("the first number is the rule again: measure it.")
+    if not 6.5 < measured < 7.6:
+        # Levels at which other shares come back, as measured once.
+        known = {0.95: 4.3, 0.75: 5.6, 0.25: 9.2, 0.05: 14.7}
+        near = min(known, key=lambda share: abs(measured - known[share]))
+        raise Hint(
+            f"at noise level {measured:.2f} about {near:.0%} of the tokens "
+            "come back; look for the level at which half do."
+        )
     return (
-        "GPT-2's table survives noise almost six times as large as its "
-        "signal: below that, rounding alone finds the token."
+        "half are lost a little above the rule. It takes sqrt(2 ln V) for "
+        "the largest of V draws, which is a little more than the largest "
+        "usually is."
     )
 
 

@@ -1,10 +1,12 @@
 """Checkers of chapter 1: Gaussian schedules."""
 
+import functools
 import math
+import statistics
 
 import numpy as np
 
-from .core import Hint, as_tensors, ask, compare, draw_noise, exercise, numbers
+from .core import Hint, ask, compare, draw_noise, exercise, kind_of, numbers
 
 
 @exercise("1.1")
@@ -42,42 +44,114 @@ def _snr(answer):
     )
 
 
-@exercise("1.2")
-def _q_sample(answer):
-    """``q_sample(x0, eps, alpha_bar)``, the closed form."""
-    x0, eps, bar = draw_noise(1, 4, 3), draw_noise(2, 4, 3), 0.3
-    got = ask(answer, *as_tensors(x0, eps, bar))
-    got = numbers(got, x0.shape, "the noised batch")
-    a, s = math.sqrt(bar), math.sqrt(1 - bar)
-    mistakes = {
-        "is your square root on alpha_bar? Amplitudes are the roots of the "
-        "shares: both factors need one.": bar * x0 + (1 - bar) * eps,
-        "the signal's factor is right; the noise's share is 1 - alpha_bar, "
-        "and its factor the square root of that.": a * x0 + (1 - bar) * eps,
-        "the noise's factor is right; is your square root on alpha_bar?": bar
-        * x0
-        + s * eps,
-        "the noise's factor is sqrt(1 - alpha_bar), not 1 - sqrt(alpha_bar): "
-        "the squares of the two factors add up to 1, not the factors.": a * x0
-        + (1 - a) * eps,
-        "signal and noise have changed places: alpha_bar is the signal's "
-        "share.": s * x0 + a * eps,
-        "scale the noise too: its factor is sqrt(1 - alpha_bar).": a * x0
-        + eps,
-        "scale the signal too: its factor is sqrt(alpha_bar).": x0 + s * eps,
-        "a difference flips the noise's sign; the closed form adds it.": a * x0
-        - s * eps,
+SHARES, MEANS, WIDTH = np.array([1, 2]) / 3, np.array([-4, 2]) / 3, 1 / 3
+GRID = np.linspace(-4, 4, 401)
+
+
+def _alpha_bars(t):
+    """The five schedules of chapter 1, from their formulas."""
+    turn = np.pi / 2 / 1.008
+    wave = [1 / (1 + np.exp(6 * x - 3)) for x in (t, 0.0, 1.0)]
+    return {
+        "linear": np.exp(-0.1 * t - 19.9 * t**2 / 2),
+        "cosine": (np.cos((t + 0.008) * turn) / np.cos(0.008 * turn)).clip(
+            0, 1
+        )
+        ** 2,
+        "sqrt": 1 - np.sqrt((t + 1e-4) / 1.0001),
+        "sigmoid": (wave[0] - wave[2]) / (wave[1] - wave[2]),
+        "log-uniform": 1 / (1 + (0.05 * 400**t) ** 2),
     }
-    compare(
-        got,
-        a * x0 + s * eps,
-        mistakes,
-        "the closed form is sqrt(alpha_bar) * x0 + sqrt(1 - alpha_bar) * eps, "
-        "with the eps that was given: draw no noise of your own.",
+
+
+def _guess(z, a):
+    """The posterior mean of chapter 1's two peaks."""
+    variance = a * WIDTH**2 + 1 - a
+    error = z[:, None] - np.sqrt(a) * MEANS
+    fit = SHARES * np.exp(-(error**2) / (2 * variance))
+    guess = MEANS + np.sqrt(a) * WIDTH**2 / variance * error
+    return (fit * guess).sum(1) / fit.sum(1)
+
+
+@functools.lru_cache
+def _quantiles(n=6000):
+    """Standard normal numbers without the chance in their draw."""
+    quantile = statistics.NormalDist().inv_cdf
+    return np.array([quantile((k + 0.5) / n) for k in range(n)])
+
+
+def _run(bars, guessed=None, fresh=False):
+    """Distance to the data after a run backwards; ``bars`` from t = 1."""
+    z = _quantiles()
+    n = len(z)
+    bars = np.clip(bars, 1e-12, 1)
+    guessed = bars if guessed is None else np.clip(guessed, 1e-12, 1)
+    for i in range(len(bars) - 1):
+        x0, a_t, a_s = _guess(z, guessed[i]), bars[i], bars[i + 1]
+        noise, kept = (z - np.sqrt(a_t) * x0) / np.sqrt(1 - a_t), 1 - a_s
+        if fresh:
+            kept = (1 - a_s) ** 2 / (1 - a_t) * a_t / a_s
+            new = np.sqrt(max(1 - a_s - kept, 0))
+            noise_kept = np.sqrt(kept) * noise
+            z = np.sqrt(a_s) * x0 + noise_kept + new * draw_noise(i, n)
+        else:
+            z = np.sqrt(a_s) * x0 + np.sqrt(kept) * noise
+    bell = np.exp(-((GRID[:, None] - MEANS) ** 2) / (2 * WIDTH**2)) @ SHARES
+    share = bell / bell.sum()
+    below = np.searchsorted(np.sort(z), GRID) / n
+    step = GRID[1] - GRID[0]
+    return np.abs(below - share.cumsum() + share / 2).sum() * step
+
+
+def _distances(steps=8, guess_by=None, fresh=False):
+    bars = _alpha_bars(np.linspace(1, 0, steps + 1))
+    guessed = bars.get(guess_by)
+    return np.array([_run(row, guessed, fresh) for row in bars.values()])
+
+
+@exercise("1.2")
+def _eight_steps(answer):
+    """Distance to the data after eight steps, for each schedule's name."""
+    names = list(_alpha_bars(0.5))
+    if callable(answer):
+        answer = ask(answer)
+    if not isinstance(answer, dict):
+        raise Hint(
+            "give a dictionary: the distance to the data for each schedule's "
+            f"name; I was given {kind_of(answer)}."
+        )
+    if missing := [name for name in names if name not in answer]:
+        raise Hint(f"these schedules are still missing: {', '.join(missing)}.")
+    got = np.array(
+        [numbers(answer[n], (), f"the distance of {n}") for n in names]
     )
+    mistakes = {
+        "these are the distances of the ancestral sampler; the deterministic "
+        "one was asked for.": _distances(fresh=True),
+        "in every run the denoiser was told the cosine schedule's share of "
+        "signal; tell it that of the schedule that the run "
+        "follows.": _distances(guess_by="cosine"),
+        "these are the distances after 4 steps.": _distances(4),
+        "these are the distances after 16 steps.": _distances(16),
+        "all five are equal to the cosine schedule's: does the run follow "
+        "the schedule of the loop?": np.full(5, _distances()[1]),
+    }
+    # Draws of the first noise differ: 15,000 numbers, about .01 either way.
+    if np.abs(got - _distances()).max() > 0.015:
+        far = {hint: np.abs(got - x).max() for hint, x in mistakes.items()}
+        near = min(far, key=far.get)
+        if far[near] < 0.035:
+            raise Hint(near)
+        raise Hint(
+            "run the deterministic sampler from the same noise in 8 steps "
+            "under each schedule, `run_backwards(best_guess, noise, 8, "
+            "ancestral=False, schedule=...)`, and measure the last row of "
+            "its path with `distance`."
+        )
     return (
-        "one line replaces all the small steps: signal times sqrt(alpha_bar) "
-        "plus noise times sqrt(1 - alpha_bar)."
+        "in eight steps cosine and sigmoid come nearest to these data and "
+        "sqrt, made for words, ends about twice as far away. A schedule is "
+        "also the grid of the sampler's steps."
     )
 
 
