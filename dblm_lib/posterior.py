@@ -105,9 +105,9 @@ def empirical_denoiser(points, schedule):
         alpha = schedule.alpha(t)
         variance = schedule.sigma_squared(t).clamp(min=1e-6)  # kept: t = 0
         pull = (alpha / variance)[..., None] * zt
-        log_odds = pull.flatten(1) @ flat.T
-        log_odds -= (alpha**2 / variance) @ squares.T / 2
-        weights = log_odds.softmax(dim=1)
+        log_posterior = pull.flatten(1) @ flat.T
+        log_posterior -= (alpha**2 / variance) @ squares.T / 2
+        weights = log_posterior.softmax(dim=1)
         return (weights @ flat).reshape(zt.shape).to(zt.dtype)
 
     return denoise

@@ -1,5 +1,6 @@
 """Every exercise: right answers pass, blanks fail, wrong ones are named."""
 
+import functools
 import math
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from dblm_lib import (
     exercises,
     metrics,
     noising,
+    resources,
     schedules,
     tales,
+    text,
 )
 from dblm_lib.exercises import (
     BLANK,
@@ -184,9 +187,39 @@ def independent(count, generator):
     return torch.rand(count, generator=generator)
 
 
-def ddim(zt, x0_hat, alpha_t, sigma_t, alpha_s, sigma_s):
-    eps = (zt - alpha_t * x0_hat) / sigma_t
-    return alpha_s * x0_hat + sigma_s * eps
+@functools.cache
+def tale_world():
+    """Three hundred tales, and a table of random embeddings for them."""
+    tokenizer = resources.load_tokenizer("tales")
+    some = text.load("tales", size=4000, valid_size=100).train[:300]
+    draw = torch.Generator().manual_seed(1)
+    ids, _ = text.encode_batch(some, tokenizer, seq_len=64)
+    return ids, noising.random_table(len(tokenizer), 32, draw)
+
+
+@functools.cache
+def different(name, num_steps, step="deterministic", seed=0):
+    """How many of 300 tales are among 300 texts of their exact denoiser."""
+    ids, table = tale_world()
+    schedule = schedules.get_schedule(name)
+    x0_hat = decoding.sample(
+        decoding.empirical_denoiser(table[ids], schedule),
+        schedule,
+        (300, 64, 32),
+        num_steps,
+        torch.Generator().manual_seed(seed),
+        step,
+    )
+    found = noising.nearest(x0_hat, table)
+    return len(set(map(tuple, found.tolist())) & set(map(tuple, ids.tolist())))
+
+
+def recorded(**counts):
+    """An answer to 5.1 that gives four recorded counts."""
+    names = {"log2": ("log-uniform", 2), "cos2": ("cosine", 2)}
+    names |= {"lin8": ("linear", 8), "sqrt8": ("sqrt", 8)}
+    found = {names[key]: value for key, value in counts.items()}
+    return lambda name, num_steps: found[name, num_steps]
 
 
 def runs(tokens, n):
@@ -286,7 +319,11 @@ RIGHT = {
         lambda alpha, sigma: alpha**2 / sigma**2,
         lambda alpha, sigma: float(1 / sigma**2 - 1),
     ],
-    "5.1": [ddim],
+    "5.1": [
+        different,
+        lambda name, n: different(name, n, "ancestral", 1),
+        recorded(log2=194, cos2=121, lin8=190, sqrt8=172),
+    ],
     "5.2": [distinct_n, lambda t, n: metrics.distinct_n([t], n)],
     "5.3": [top_token_share, lambda t: metrics.top_token_share([t])],
     "6.1": [
@@ -504,19 +541,16 @@ WRONG = {
         (lambda a, s: a + s, "zt drops out"),
     ],
     "5.1": [
-        (lambda z, x, at, st, a, s: x, "clean guess"),
-        (lambda z, x, at, st, a, s: z, "old level"),
-        (lambda z, x, at, st, a, s: a * x, "noise is missing"),
-        (
-            lambda z, x, at, st, a, s: a * x + s * torch.randn_like(x),
-            "two calls",
-        ),
-        (lambda z, x, at, st, a, s: a * x + s * (z - at * x), "division"),
-        (lambda z, x, at, st, a, s: a * x + s * (z - x) / st, "not x0_hat"),
-        (lambda z, x, at, st, a, s: a * x + s * z, "as a whole"),
-        (lambda z, x, at, st, a, s: ddim(z, x, at, st, 1, s), "by alpha_s"),
-        (lambda z, x, at, st, a, s: ddim(z, x, at, st, at, s), "alpha_t; at"),
-        (lambda z, x, at, st, a, s: ddim(z, x, at, st, a, st), "sigma_t; at"),
+        (recorded(log2=299, cos2=296, lin8=300, sqrt8=300), "a set keeps"),
+        (recorded(log2=0.6, cos2=0.4, lin8=0.6, sqrt8=0.6), "is a share"),
+        (recorded(log2=400, cos2=121, lin8=190, sqrt8=174), "0 to 300"),
+        (recorded(log2=60, cos2=48, lin8=60, sqrt8=59), "draw 300 texts"),
+        (recorded(log2=0, cos2=0, lin8=0, sqrt8=0), "draw 300 texts"),
+        (lambda name, num_steps: 190, "do `name` and `num_steps`"),
+        (lambda name, n: different(name, 8), "does `num_steps` reach"),
+        # The denoiser, or the sampler, always has the cosine.
+        (recorded(log2=123, cos2=121, lin8=194, sqrt8=176), "must know"),
+        (recorded(log2=188, cos2=121, lin8=162, sqrt8=183), "the same sch"),
     ],
     "5.2": [
         (lambda t, n: len(set(runs(t, n))), "how many kinds"),
@@ -731,22 +765,6 @@ def test_a_crash_is_reported_kindly(number):
         assert "your function stopped with" in said.message
     assert "RuntimeError: the dog" in verdict(number, crash).message
     assert "\n" not in verdict(number, crash).message
-
-
-def test_a_deterministic_step_of_the_library_passes_5_1():
-    """The library's step, on a schedule with the exercise's numbers."""
-
-    class Levels(schedules.Schedule):
-        def alpha_bar(self, t):
-            return torch.as_tensor(0.36 if t == 1 else 0.9216)
-
-        def sigma_squared(self, t):
-            return 1 - self.alpha_bar(t)
-
-    def step(zt, x0_hat, *levels):
-        return decoding.deterministic_step(x0_hat, zt, Levels(), 1.0, 0.5)
-
-    assert verdict("5.1", step), verdict("5.1", step)
 
 
 def test_check_prints_one_line_and_returns_nothing(capsys):
