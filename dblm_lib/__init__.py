@@ -41,6 +41,7 @@ _MODULES = (
     "plots",
     "posterior",
     "prompts",
+    "repair",
     "resources",
     "reverse",
     "schedules",

@@ -23,7 +23,10 @@ FLOORS = {
     1: ("posterior", "reverse", "prompts", "decoding"),
     2: ("autoregressive", "configuration", "denoiser", "levels"),
     3: ("training", "metrics"),
-    4: ("ablation", "diagnostics", "ladder", "distillation", "evaluation"),
+    4: (
+        *("ablation", "diagnostics", "ladder", "repair", "distillation"),
+        "evaluation",
+    ),
     5: ("cli",),
 }
 BESIDE = ("plots", "widgets", "exercises")
@@ -32,7 +35,7 @@ HELPERS = {
     0: ("resources", "checks", "schedules", "tales"),
     1: ("posterior", "reverse", "prompts"),
     2: ("configuration",),
-    4: ("ablation",),
+    4: ("ablation", "ladder"),
 }
 # Tables are longer than code should be.
 LONG = {"tales.py": "the tables of the grammar"}
