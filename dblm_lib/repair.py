@@ -9,7 +9,7 @@ teacher is trained like this, and so is what ``dblm train`` leaves.
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import ablation, ladder, resources, training
+from . import ablation, checks, ladder, resources, training
 
 __all__ = ["FIT", "PARTS", "SAMPLER", "Plan", "begin", "plan", "train"]
 
@@ -65,10 +65,10 @@ def plan(steps):
     -------
     Plan
     """
-    if steps < len(PARTS):
+    if not checks.is_whole(steps, len(PARTS)):
         raise ValueError(
             f"the repaired model is trained in {len(PARTS)} parts: give at "
-            f"least {len(PARTS)} steps, not {steps}"
+            f"least {len(PARTS)} steps, not {steps!r}"
         )
     fit = max(1, min(300, steps // 10))
     neighbours = max(1, steps // 10, min(1000, steps // 6))
@@ -104,6 +104,12 @@ def begin(levels=None, backbone=None, seed=0, seq_len=None):
     model = ladder.build(ladder.TOP, levels, seed, backbone)
     if wide:
         model.config.clean_rate = FIT["clean_rate"]
+    longest = model.config.n_positions - model.config.shift
+    if seq_len is not None and seq_len > longest:
+        raise ValueError(
+            f"the backbone knows {longest} positions behind a start; got "
+            f"seq_len {seq_len}"
+        )
     if seq_len is not None:
         model.config.seq_len = seq_len  # see `decoding.canvas_of`
     return model.to(resources.device())
@@ -170,7 +176,8 @@ def train(
         nonlocal speed
         where = None if folder is None else Path(folder) / part
         config = _config(plan, part, seed, changes)
-        tell(part, config.steps, speed and _left(plan, part) / speed)
+        left = sum(getattr(plan, name) for name in PARTS[PARTS.index(part) :])
+        tell(part, config.steps, speed and left / speed)
         mask = ids.new_ones(ids.shape, dtype=bool)
         history = training.train(
             model, ids, mask, config, loss, folder=where, **given
@@ -227,8 +234,3 @@ def _config(plan, part, seed, changes):
         "save_every": min(250, max(1, steps // 5)),
     }
     return ladder.recipe(ladder.TOP, **settings | changes)
-
-
-def _left(plan, part):
-    """Steps of a part and of those behind it."""
-    return sum(getattr(plan, name) for name in PARTS[PARTS.index(part) :])

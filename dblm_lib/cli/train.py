@@ -423,7 +423,7 @@ class _Repaired:
             "together": "all together",
         }
         left = "" if seconds is None else f"; {_duration(seconds)} to go"
-        note(f"{what[part]}: {steps} steps{left}")
+        note(f"{what[part]}: {steps} step{'s' * (steps > 1)}{left}")
 
     def kept(self, out):
         from .. import repair
