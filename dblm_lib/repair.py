@@ -180,7 +180,7 @@ def train(
         tell(part, config.steps, speed and left / speed)
         mask = ids.new_ones(ids.shape, dtype=bool)
         history = training.train(
-            model, ids, mask, config, loss, folder=where, **given
+            model, ids, mask, config, loss=loss, folder=where, **given
         )
         tokens = config.batch_size * ids.shape[1]
         speed = history.tokens_per_second / tokens
