@@ -137,7 +137,7 @@ def test_the_help_tells_the_recipes_and_their_shares(capsys):
     assert code == 0 and "--recipe {repaired,proposal}" in said
     assert "(default repaired)" in said
     assert "(default 1000; of the proposal 500)" in said
-    assert "A tenth of its steps, 300 at most" in said
+    assert "Of its steps a tenth, 300 at most" in said
 
 
 def test_the_folder_of_a_run_is_a_name_of_its_model(repaired, capsys):

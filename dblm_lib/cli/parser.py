@@ -81,11 +81,11 @@ examples:
   dblm train --recipe proposal --out my-run
   dblm train --proposal --out my-run        the first proposal's 100 steps
 
-The repaired model is the top of the ladder in chapter 7; the proposal is what
-Part I of the book trains. A tenth of its steps, 300 at most, go into a short
-run of the repaired model over a wide range of noise, to whose loss the range
-is fitted; about a sixth of them, at most 1000 or a tenth, into looking at
-clean neighbours only; the others train all of it together.
+The proposal is what Part I of the book trains, the repaired model the top of
+the ladder in chapter 7. Of its steps a tenth, 300 at most, go into a short run
+over a wide range of noise, to whose loss the range is fitted; about a sixth,
+at most 1000 or a tenth, into looking at clean neighbours only; in the others
+it learns all together.
 
 --out keeps checkpoints while training runs, and the trained model in
 OUT/final, which 'dblm sample OUT' reads. OUT/run.json keeps the
