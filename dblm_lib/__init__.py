@@ -42,6 +42,7 @@ _MODULES = (
     "plots",
     "posterior",
     "prompts",
+    "repair",
     "resources",
     "reverse",
     "schedules",

@@ -245,8 +245,9 @@ def build(index, levels=None, seed=0, backbone=None):
     backbone = backbone or resources.load_backbone("tales-gpt2")
     torch.manual_seed(seed)
     options = options_up_to(index, levels)
-    # GPT-2's own activation, computed in one go instead of eight.
-    options["activation_function"] = "gelu_pytorch_tanh"
+    if backbone.model.config.activation_function == "gelu_new":
+        # GPT-2's own activation, computed in one go instead of eight.
+        options["activation_function"] = "gelu_pytorch_tanh"
     if RUNGS[index].backbone:
         return denoiser.DBLM.from_backbone(backbone, **options)
     fields = backbone.model.config.to_dict()

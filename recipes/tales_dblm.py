@@ -6,12 +6,12 @@ cores. Resumes.
 
 import copy
 
-from dblm_lib import denoiser, distillation, ladder, resources
+from dblm_lib import denoiser, distillation, ladder, repair, resources
 
-from . import common, tales_dblm_teacher
+from . import common
 
 # Chance would lead the teacher anywhere: lessons need deterministic steps.
-SAMPLER = dict(tales_dblm_teacher.SAMPLER)
+SAMPLER = dict(repair.SAMPLER)
 
 
 def train(work, teacher):

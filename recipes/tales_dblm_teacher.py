@@ -4,45 +4,15 @@
 over an hour on two processor cores, minutes on a GPU. Resumes.
 """
 
-import contextlib
-from dataclasses import asdict
-
-from dblm_lib import ablation, ladder, resources, training
+from dblm_lib import ladder, repair, resources
 
 from . import common
 
-# Chosen by coherence and slot distance together, on texts of other seeds.
-SAMPLER = {"step": "deterministic", "stagger": 2.0, "likelihood_weight": 0.25}
-PHASES = (
-    ("neighbours", 1000, ladder.only_neighbours),
-    ("together", 8500, contextlib.nullcontext),
-)
-
-
-def fitted_levels(work, train, valid):
-    """The noise range, fitted to the loss of a short run over a wide one."""
-    wide, changes = ladder.FIT_LEVELS[4:], {"steps": 300}
-    settings = {"levels": wide, "clean_rate": 0.5, "trim": 0.005}
-    config = ladder.recipe(ladder.TOP, save_every=250, **changes)
-
-    def make():
-        model = ladder.build(ladder.TOP, wide, seed=0)
-        model.config.clean_rate = settings["clean_rate"]
-        model = model.to(resources.device())
-        common.trained(model, train, work / "fit", **changes)
-        report = ladder.level_report(model, valid[:256], ladder.FIT_LEVELS)
-        return ladder.fit_levels(report, trim=settings["trim"])
-
-    run = ablation.Run("levels", settings, asdict(config))
-    return ablation.result(run, make, work)
+PLAN = repair.Plan(fit=300, neighbours=1000, together=8500)
 
 
 def train(work, watch=None):
-    """Train it; resumes by itself.
-
-    First a short run over a wide range of noise, to whose loss the range is
-    fitted. Then the model itself, in two phases: at first it only learns to
-    look at clean neighbours, then all together.
+    """Train it, see `repair.train`; resumes by itself.
 
     Parameters
     ----------
@@ -57,24 +27,14 @@ def train(work, watch=None):
     """
     tokenizer = resources.load_tokenizer()
     ids, valid = ladder.canvases(tokenizer, common.TRAIN_TALES)
-    model = ladder.build(ladder.TOP, fitted_levels(work, ids, valid))
-    model = model.to(resources.device())
-    watch = watch or (lambda model, done: training.loss_for(model))
-    runs, done = [], 0
-    for name, steps, mode in PHASES:
-        ema = min(0.998, 1 - 10 / steps)
-        loss = watch(model, done)
-        with mode(model.config):
-            run = common.trained(
-                model, ids, work / name, loss, steps=steps, ema=ema
-            )
-        runs.append(run)
-        done += steps
+    model, runs = repair.train(
+        ids, valid, PLAN, work, watch=watch, save_every=250
+    )
     return model.cpu(), runs
 
 
 def make(folder, data, work, jobs=1):
     """Train it, with its own sampler; measure what it writes."""
     model, runs = train(work)
-    model.config.sampler = SAMPLER
+    model.config.sampler = dict(repair.SAMPLER)
     return common.shipped(model, runs, folder, data)

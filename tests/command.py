@@ -4,6 +4,8 @@ from dblm_lib import cli
 
 # What a quick run needs; the examples of the help texts get it too.
 QUICK = ["--steps", "3", "--batch-size", "4", "--seq-len", "16"]
+# The same of Part I's model, which is trained in one part.
+PROPOSAL = ["--recipe", "proposal", *QUICK]
 
 
 def run(capsys, *arguments):

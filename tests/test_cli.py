@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import QUICK, mistake, run
+from command import PROPOSAL, QUICK, mistake, run
 from small_book import small_book
 
 from dblm_lib import (
@@ -40,23 +40,6 @@ def book(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DBLM_DATA", str(small_book(root)))
         yield root
-
-
-@pytest.fixture(scope="module")
-def stories(tmp_path_factory):
-    """A reader's own file with 40 texts."""
-    path = tmp_path_factory.mktemp("text") / "stories.txt"
-    path.write_text("\n\n".join(tales.corpus(40, seed=3)), "utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, stories):
-    """The folder of a finished run of three steps."""
-    out = tmp_path_factory.mktemp("runs") / "my-run"
-    settings = ["--text", str(stories), *QUICK]
-    assert cli.main(["train", "--out", str(out), *settings]) == 0
-    return out
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -376,7 +359,7 @@ def test_a_resumed_run_ends_with_the_same_model(
 
     monkeypatch.setattr(Checkpoints, "save", stop_after_two)
     arguments = "train", "--out", out
-    code, _, error = run(capsys, *arguments, "--text", stories, *QUICK)
+    code, _, error = run(capsys, *arguments, "--text", stories, *PROPOSAL)
     assert code == 130
     assert f"dblm train --out {out} --resume" in error
     assert not (out / "final").exists()
@@ -392,7 +375,7 @@ def test_resume_without_a_run_starts_one(tmp_path, capsys, stories):
     out = tmp_path / "new"
     code, _, error = run(
         *(capsys, "train", "--out", out, "--resume", "--text", stories),
-        *QUICK,
+        *PROPOSAL,
     )
     assert code == 0 and "starting one" in error
     assert (out / "final" / "model.safetensors").is_file()
@@ -440,7 +423,7 @@ def test_a_failed_last_write_names_the_way_on(
 
     monkeypatch.setattr(DBLM, "save_pretrained", full)
     out = tmp_path / "full"
-    arguments = "train", "--out", out, "--text", stories, *QUICK
+    arguments = "train", "--out", out, "--text", stories, *PROPOSAL
     message = mistake(capsys, *arguments, code=1)
     assert "No space left" in message and "--resume" in message
     assert not (out / "final").exists() and list(out.glob("step-*"))
@@ -512,7 +495,10 @@ LONG = "the night " * 40
         (["train", "--out", "r", "--backbone", "distilgtp2"], "'distilgpt2'"),
         (["train", "--out", "r", "--learning-rate", "-1"], "positive"),
         (["train", "--out", "r", "--learning-rate", "nan"], "positive"),
-        (["train", "--out", "r", "--seq-len", "999"], "knows 256 positions"),
+        (
+            ["train", "--out", "r", *PROPOSAL, "--seq-len", "999"],
+            "knows 256 positions; got",
+        ),
         (["train", "--out", "r", "--steps", "0"], "at least 1"),
         (["eval"], "required: NAME"),
         (["eval", "tales-dlbm"], "did you mean 'tales-dblm'"),
@@ -541,7 +527,7 @@ def test_a_file_where_the_folder_should_be(tmp_path, capsys, stories):
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
         message = mistake(
             *(capsys, "train", "--out", out, "--text", stories),
-            *QUICK,
+            *PROPOSAL,
             code=1,
         )
         assert f"{out} cannot be written" in message
@@ -555,7 +541,7 @@ def test_a_file_where_the_folder_should_be(tmp_path, capsys, stories):
 def test_a_folder_without_write_permission(tmp_path, capsys, stories):
     tmp_path.chmod(0o500)
     out = tmp_path / "run"
-    arguments = "train", "--out", out, "--text", stories, *QUICK
+    arguments = "train", "--out", out, "--text", stories, *PROPOSAL
     assert "cannot be written" in mistake(capsys, *arguments, code=1)
     tmp_path.chmod(0o700)
 
@@ -664,7 +650,7 @@ def test_a_progress_bar_on_a_terminal(tmp_path, stories):
     quiet = {"DBLM_QUIET": "", "OMP_NUM_THREADS": "1"}
     out = tmp_path / "run"
     with subprocess.Popen(
-        [*command(), "train", "--out", out, "--text", stories, *QUICK],
+        [*command(), "train", "--out", out, "--text", stories, *PROPOSAL],
         stdout=subprocess.PIPE,
         stderr=theirs,
         env={**os.environ, **quiet},

@@ -16,10 +16,10 @@ import time
 
 import pytest
 from bystanders import snapshot
-from command import QUICK, mistake, run
+from command import PROPOSAL, QUICK, mistake, run
 from small_book import small_book
 
-from dblm_lib import cli, denoiser, resources, storage, tales, text, training
+from dblm_lib import denoiser, resources, storage, text, training
 from dblm_lib.cli import printing, train
 
 # All names that the program itself uses, and some that look like them.
@@ -35,6 +35,10 @@ NAMES = (
     "run.json",
     "run.tmp",
     "training.json",
+    "levels.json",
+    "fit/step-0000001/state.json",
+    "neighbours/notes.md",
+    "together/training.json",
     ".draft-final-1-2/x",
     ".trash-final-1-2/x",
     ".dblm.json",
@@ -52,22 +56,6 @@ def book(tmp_path_factory):
         patch.setenv("DBLM_DATA", str(small_book(root)))
         patch.setattr(text, "load", functools.cache(text.load))
         yield root
-
-
-@pytest.fixture(scope="module")
-def stories(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "stories.txt"
-    path.write_text("\n\n".join(tales.corpus(40, seed=3)), "utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, stories):
-    """The folder of a finished run of three steps."""
-    out = tmp_path_factory.mktemp("runs") / "my-run"
-    settings = ["--text", str(stories), *QUICK]
-    assert cli.main(["train", "--out", str(out), *settings]) == 0
-    return out
 
 
 def put(root, name, content="mine"):
@@ -95,7 +83,7 @@ def test_a_folder_that_holds_anything_is_refused_before_loading(
     code = 1 if name == "run.json" and resume else 2
     message = mistake(
         *(capsys, "train", "--out", tmp_path / "thesis", "--text", stories),
-        *(*QUICK, *resume),
+        *(*PROPOSAL, *resume),
         code=code,
     )
     assert name.split("/")[0] in message and "folder" in message
@@ -107,7 +95,7 @@ def test_all_of_them_at_once_are_there_afterwards(tmp_path, capsys, stories):
         put(tmp_path / "thesis", name, f"the reader's {name}")
     before = snapshot(tmp_path)
     arguments = "train", "--out", tmp_path / "thesis", "--text", stories
-    assert "18" not in mistake(capsys, *arguments, *QUICK)
+    assert str(len(NAMES)) not in mistake(capsys, *arguments, *PROPOSAL)
     mistake(capsys, *arguments, "--resume", code=1)
     assert snapshot(tmp_path) == before
 
@@ -177,7 +165,7 @@ def test_a_final_that_somebody_makes_meanwhile_is_kept(
         return history
 
     monkeypatch.setattr(training, "train", slow)
-    arguments = "train", "--out", out, "--text", stories, *QUICK
+    arguments = "train", "--out", out, "--text", stories, *PROPOSAL
     message = mistake(capsys, *arguments)
     assert "was not written by this run" in message and "--resume" in message
     assert (out / "final" / "thesis.txt").read_text() == "mine"
@@ -215,7 +203,14 @@ def test_what_a_killed_process_left_is_swept(tmp_path, capsys, trained):
 def test_an_empty_folder_with_litter_is_fine(tmp_path, capsys, stories):
     put(tmp_path / "run", ".DS_Store")
     put(tmp_path / "run", "desktop.ini")
-    arguments = "train", "--out", tmp_path / "run", "--text", stories, *QUICK
+    arguments = (
+        "train",
+        "--out",
+        tmp_path / "run",
+        "--text",
+        stories,
+        *PROPOSAL,
+    )
     assert run(capsys, *arguments)[0] == 0
     assert (tmp_path / "run" / ".DS_Store").read_text() == "mine"
 
@@ -279,7 +274,7 @@ def start(*arguments, **options):
 
 def test_of_two_processes_at_once_one_has_the_folder(tmp_path, stories):
     out = tmp_path / "two"
-    arguments = "train", "--out", out, "--text", stories, *QUICK
+    arguments = "train", "--out", out, "--text", stories, *PROPOSAL
     both = [start(*arguments, "--seed", seed) for seed in (1, 2)]
     said = [process.communicate(timeout=120) for process in both]
     codes = [process.returncode for process in both]
@@ -337,7 +332,7 @@ def test_the_hint_after_ctrl_c_can_be_pasted(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "train", stop)
-    arguments = "train", f"--out={name}", "--text", stories, *QUICK
+    arguments = "train", f"--out={name}", "--text", stories, *PROPOSAL
     code, _, error = run(capsys, *arguments)
     line, words = hints(error)
     assert code == 130 and "no step is kept yet" in line
@@ -364,7 +359,7 @@ def test_after_ctrl_c_the_step_that_is_kept_is_named(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "train", stop)
-    arguments = "train", "--out", out, "--text", stories, *QUICK
+    arguments = "train", "--out", out, "--text", stories, *PROPOSAL
     code, _, error = run(capsys, *arguments)
     line, _ = hints(error)
     assert code == 130 and "kept is step 3;" in line
@@ -454,7 +449,7 @@ def test_a_model_with_few_positions_is_sampled_within_them(
     shutil.copy(book / "tokenizer" / "tokenizer.json", gpt2)
     out = tmp_path / "r"
     arguments = "train", "--backbone", gpt2, "--out", out, "--text", stories
-    assert run(capsys, *arguments, *QUICK)[0] == 0
+    assert run(capsys, *arguments, *PROPOSAL)[0] == 0
     model = "--model", out / "final"
     assert run(capsys, "sample", *model, "-n", 2, "--steps", 2)[0] == 0
     said = mistake(capsys, "sample", *model, "--length", 33)
@@ -491,7 +486,7 @@ def test_cuts_of_a_readers_text_are_told_in_one_line(
     def said(name, texts):
         path = tmp_path / name
         path.write_text("\n\n".join(texts), "utf-8")
-        arguments = ["train", "--text", path, *QUICK, "--seq-len", 64]
+        arguments = ["train", "--text", path, *PROPOSAL, "--seq-len", 64]
         _, _, error = run(capsys, *arguments, "--out", tmp_path / name[:-4])
         return [line for line in error.splitlines() if name in line]
 

@@ -207,6 +207,7 @@ TRAIN = st.tuples(
         option("--learning-rate", FLOATS),
         option("--seq-len", st.one_of(WHOLE, st.sampled_from(["32", "33"]))),
         option("--seed", SEEDS),
+        option("--recipe", st.sampled_from(["proposal", "repaired", "x"])),
         flag("--causal"),
         flag("--resume"),
     ),
@@ -257,7 +258,7 @@ FIELDS = st.dictionaries(
 KEPT = st.dictionaries(
     st.sampled_from(
         ["text", "backbone", "steps", "batch_size", "learning_rate", "seq_len"]
-        + ["seed", "causal", "proposal", "owner", "settings"]
+        + ["seed", "causal", "proposal", "recipe", "owner", "settings"]
     ),
     JUNK,
     max_size=2,

@@ -203,6 +203,22 @@ def test_every_rung_trains(index):
     assert moved
 
 
+def test_only_gpt2s_own_activation_is_exchanged():
+    """For the same function, computed in one go; any other one stays."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCAB, "n_embd": DIM, "n_layer": 1, "n_head": 2}
+    config = GPT2Config(
+        **sizes, activation_function="relu", bos_token_id=0, eos_token_id=0
+    )
+    other = resources.Backbone(GPT2LMHeadModel(config).eval(), None)
+    for given, found in (
+        (backbone(), "gelu_pytorch_tanh"),
+        (other, "relu"),
+    ):
+        model = ladder.build(ladder.TOP, LEVELS, 0, given)
+        assert model.config.activation_function == found
+
+
 def test_recipe_takes_changes():
     plain, other = ladder.recipe(), ladder.recipe(steps=7, seed=3)
     assert (other.steps, other.seed) == (7, 3)

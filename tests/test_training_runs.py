@@ -564,7 +564,8 @@ print("killed", killed)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_random_moments_nothing_is_lost(tmp_path):
+@pytest.mark.parametrize("recipe", ["proposal", "repaired"])
+def test_killed_at_random_moments_nothing_is_lost(tmp_path, recipe):
     """SIGKILL at random moments of `dblm train`, up to ten a run.
 
     ``DBLM_KILLS`` says how many; at every release fifty.
@@ -577,7 +578,7 @@ def test_killed_at_random_moments_nothing_is_lost(tmp_path):
     code = KILLS.format(
         root=str(Path(__file__).resolve().parents[1]),
         arguments=["--text", str(stories), "--steps", "30"]
-        + ["--batch-size", "4", "--seq-len", "16"],
+        + ["--batch-size", "4", "--seq-len", "16", "--recipe", recipe],
         whole=str(tmp_path / "whole"),
         out=str(tmp_path / "run"),
         seed=seed,
@@ -597,7 +598,12 @@ def test_killed_at_random_moments_nothing_is_lost(tmp_path):
     for run in runs:
         final = run / "final" / "model.safetensors"
         assert resources.sha256(final) == whole, run
-        left = sorted(path.name for path in run.iterdir())
-        steps = [name for name in left if name.startswith("step-")]
-        assert steps == ["step-0000030"], left
-        assert not [n for n in left if n.startswith((".draft", ".trash"))]
+        parts = {".": 30}
+        if recipe == "repaired":
+            parts = {"fit": 3, "neighbours": 5, "together": 22}
+        for part, count in parts.items():
+            left = sorted(path.name for path in (run / part).iterdir())
+            steps = [name for name in left if name.startswith("step-")]
+            assert steps == [f"step-{count:07d}"], left
+            drafts = (".draft", ".trash")
+            assert not [name for name in left if name.startswith(drafts)]

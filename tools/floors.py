@@ -24,7 +24,7 @@ FLOORS = {
     2: ("autoregressive", "configuration", "denoiser", "levels"),
     3: ("training", "metrics"),
     4: (
-        *("ablation", "diagnostics", "ladder", "distillation"),
+        *("ablation", "diagnostics", "ladder", "repair", "distillation"),
         *("evaluation", "speed"),
     ),
     5: ("cli",),
@@ -35,7 +35,7 @@ HELPERS = {
     0: ("resources", "checks", "schedules", "tales"),
     1: ("posterior", "reverse", "prompts"),
     2: ("configuration",),
-    4: ("ablation", "evaluation"),
+    4: ("ablation", "ladder", "evaluation"),
     None: ("plots",),  # beside the floors
 }
 # Tables are longer than code should be.

@@ -1,14 +1,16 @@
 """The models that a command works with, and their tokenizers."""
 
 import json
+import os
 
 from .. import resources
 from .parser import EXACT, MODEL
-from .printing import note
+from .printing import note, paste, printable
 
 __all__ = ["any_model", "check_room", "default_model", "load"]
 
 _LONGEST = 256  # that the exact denoiser is made for
+_RUN, _FINAL = "run.json", "final"  # see `train`
 
 
 def longest_of(model):
@@ -88,8 +90,26 @@ def load(name, extra=(), length=None):
                 f"{length}: lower --length"
             )
         return _ByHeart(tokenizer, extra, length), tokenizer
+    name = _model_of(name)
     model = denoiser.load(name)
     return model, _tokenizer(name, len(model.table()))
+
+
+def _model_of(name):
+    """The model in the folder of a run; any other name as it is."""
+    if not name.strip() or name in resources.checkpoints():
+        return name
+    folder = resources.user_path(name)
+    if not os.path.isfile(folder / _RUN) or os.path.isfile(
+        folder / "config.json"
+    ):
+        return name
+    if not os.path.isdir(folder / _FINAL):
+        raise ValueError(
+            f"the run in {printable(str(folder))} is not finished; go on with "
+            f"it: {paste('dblm', 'train', f'--out={folder}', '--resume')}"
+        )
+    return str(folder / _FINAL)
 
 
 def _tokenizer(name, size):
@@ -117,6 +137,7 @@ def any_model(name):
         raise ValueError(
             f"{EXACT} knows its texts by heart: there is nothing to measure"
         )
+    name = _model_of(name)
     file = resources.locate(name) / "config.json"
     try:
         config = json.loads(file.read_text("utf-8"))

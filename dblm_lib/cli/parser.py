@@ -6,7 +6,14 @@ import math
 from .. import __version__
 from .printing import printable
 
-__all__ = ["EXACT", "MODEL", "SETTINGS", "build_parser"]
+__all__ = [
+    "EXACT",
+    "MODEL",
+    "ONLY_PROPOSAL",
+    "PROPOSAL",
+    "SETTINGS",
+    "build_parser",
+]
 
 MODEL = "tales-dblm"  # what `sample` uses
 EXACT = "exact"  # in the place of a model: a denoiser that knows its texts
@@ -15,16 +22,20 @@ _MOST = 1_000_000  # where a whole number is asked for
 
 # Settings that `train` writes down and that `--resume` reads again.
 SETTINGS = {
+    "recipe": "repaired",
     "text": "tales",
     "backbone": "tales-gpt2",
-    "steps": 500,
+    "steps": 1000,
     "batch_size": 64,
-    "learning_rate": 1e-3,
+    "learning_rate": 4e-3,
     "seq_len": 64,
     "seed": 0,
     "causal": False,
     "proposal": False,
 }
+# What is otherwise with the proposal, and what only it knows.
+PROPOSAL = {"steps": 500, "learning_rate": 1e-3}
+ONLY_PROPOSAL = ("causal", "proposal")
 
 _EPILOG = """\
 Begin with:
@@ -42,10 +53,10 @@ examples:
   dblm sample --check                       with the grammar's verdicts
   dblm sample --show -n 1 --steps 12        the way there, step by step
   dblm sample --prompt "One sunny morning," --seed 3
-  dblm sample --model my-run/final --steps 16
-  dblm sample --model exact                 by a denoiser that is always right
+  dblm sample my-run --steps 16             by what 'dblm train' left there
+  dblm sample exact                         by a denoiser that is always right
 
-Without --model the book's own tales-dblm is used. 'exact' is the denoiser of
+Without a name the book's own tales-dblm is used. 'exact' is the denoiser of
 2,000 tales that it knows by heart; it shows what the reverse process does
 when the denoiser is right.
 """
@@ -64,13 +75,20 @@ data/MANIFEST.json.
 """
 _TRAIN = """\
 examples:
-  dblm train --out my-run                   Tiny Tales, 500 steps
+  dblm train --out my-run                   Tiny Tales, 1000 steps
   dblm train --out my-run --resume          go on where it stopped
   dblm train --text my-stories.txt --out my-run --steps 2000
+  dblm train --recipe proposal --out my-run
   dblm train --proposal --out my-run        the first proposal's 100 steps
 
+The proposal is what Part I of the book trains, the repaired model the top of
+the ladder in chapter 7. Of its steps a tenth, 300 at most, go into a short run
+over a wide range of noise, to whose loss the range is fitted; about a sixth,
+at most 1000 or a tenth, into looking at clean neighbours only; in the others
+it learns all together.
+
 --out keeps checkpoints while training runs, and the trained model in
-OUT/final, which 'dblm sample --model OUT/final' reads. OUT/run.json keeps the
+OUT/final, which 'dblm sample OUT' reads. OUT/run.json keeps the
 settings: --resume needs none of them again. A new run needs a folder that is
 absent or empty: nothing that is there is ever overwritten.
 """
@@ -131,8 +149,8 @@ def _command(commands, name, short, epilog):
 
 
 _MODEL = (
-    "tales-dblm, folder of a trained model (OUT/final of 'dblm train'), or "
-    "exact (default {})"
+    "tales-dblm, folder of a trained model (OUT of 'dblm train'), or exact "
+    "(default {})"
 )
 _SEED = "random numbers to use (default 0)"
 
@@ -140,7 +158,8 @@ _SEED = "random numbers to use (default 0)"
 def _add_sample(commands):
     sub = _command(commands, "sample", "write texts by diffusion", _SAMPLE)
     add = sub.add_argument
-    add("--model", metavar="NAME", help=_MODEL.format(MODEL))
+    add("name", nargs="?", metavar="NAME", help=_MODEL.format(MODEL))
+    add("--model", metavar="NAME", help="the same")
     add("--prompt", metavar="TEXT", help="how each text begins")
     add(
         *("-n", "--count"),
@@ -210,20 +229,26 @@ def _add_train(commands):
     sub = _command(commands, "train", "train a denoiser", _TRAIN)
 
     def add(name, text, kind=str, metavar="N"):
-        default = SETTINGS[name[2:].replace("-", "_")]
+        setting = name[2:].replace("-", "_")
+        default = f"default {SETTINGS[setting]}"
+        if setting in PROPOSAL:
+            default += f"; of the proposal {PROPOSAL[setting]}"
         sub.add_argument(
-            name,
-            type=kind,
-            metavar=metavar,
-            help=f"{text} (default {default})",
+            name, type=kind, metavar=metavar, help=f"{text} ({default})"
         )
 
     sub.add_argument(
         "--out", required=True, help="folder of the run, new or empty"
     )
+    sub.add_argument(
+        "--recipe",
+        choices=("repaired", "proposal"),
+        help="the model with all repairs of Part II, or the one of Part I, "
+        f"which writes no text (default {SETTINGS['recipe']})",
+    )
     add("--text", "tales, tinystories or a text file", metavar="TEXT")
     add("--backbone", "the GPT-2 to start from: name or folder", str, "NAME")
-    add("--steps", "training steps", _whole)
+    add("--steps", "training steps in all", _whole)
     add("--batch-size", "texts a step", _whole)
     add("--learning-rate", "peak of the learning rate", _rate, "RATE")
     add(
@@ -234,9 +259,11 @@ def _add_train(commands):
     )
     add("--seed", "random numbers to use", _seed)
     for name, text in {
-        "--causal": "see only the left, as GPT-2",
-        "--proposal": "the first proposal's recipe and its two sentences; "
-        "only --backbone and --out count",
+        "--causal": "see only the left, as GPT-2 (only with --recipe "
+        "proposal)",
+        "--proposal": "the first proposal to the letter, with its two "
+        "sentences: --recipe proposal, of which only --backbone and --out "
+        "count",
     }.items():
         sub.add_argument(name, action="store_true", default=None, help=text)
     sub.add_argument(

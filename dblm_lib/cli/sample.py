@@ -15,7 +15,14 @@ def run(options):
     """Let a denoiser write, and print what it wrote."""
     from .. import decoding
 
-    name = options.model
+    name = options.name if options.model is None else options.model
+    if None not in (options.name, options.model) and (
+        options.name != options.model
+    ):
+        raise ValueError(
+            f"two models are named, {options.name!r} and {options.model!r}: "
+            "one of them writes"
+        )
     name = default_model() if name is None else name
     model, tokenizer = load(name, length=options.length)
     length = options.length or decoding.canvas_of(model)

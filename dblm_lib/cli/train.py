@@ -1,13 +1,14 @@
 """``dblm train``: a run, its folder, and the model that comes of it."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
 import sys
 
 from .. import resources, storage
-from .parser import SETTINGS
+from .parser import ONLY_PROPOSAL, PROPOSAL, SETTINGS
 from .printing import note, paste, printable
 
 __all__ = ["run"]
@@ -24,9 +25,9 @@ def run(options):
                 note(f"there is no run in {out} yet: starting one")
             if os.path.lexists(out / storage.LOCK):
                 held.enter_context(_lock(out))
-            settings = {**SETTINGS, **_given(options)}
+            settings = _settings(_given(options))
             # What is wrong with them is said before the folder is made.
-            parts = _prepare(settings)
+            job = _prepare(settings)
             held.enter_context(_lock(out))
             owner = _claim(out, settings)
         else:
@@ -35,31 +36,21 @@ def run(options):
             held.enter_context(_lock(out))
             storage.check_ours(out / "final", owner)
             storage.sweep(out, owner)
-            parts = _prepare(settings)
-        _train(out, owner, parts, options.resume)
+            job = _prepare(settings)
+            job.check(out)
+        _train(out, owner, job, options.resume)
 
 
-def _train(out, owner, parts, resume):
+def _train(out, owner, job, resume):
     """The work itself, in a folder that is ours."""
-    from .. import training
-
-    said, config, model, tokenizer, ids, mask = parts
-    if said:
-        note(said)
-    note(f"training {config.steps} steps; checkpoints go to {out}")
+    if job.said:
+        note(job.said)
+    note(f"training {job.plan()}; checkpoints go to {out}")
     try:
-        history = training.train(
-            model,
-            ids,
-            mask,
-            config,
-            folder=out,
-            resume=resume,
-            progress=sys.stderr.isatty(),
-        )
-        _save_final(model.cpu(), tokenizer, out / "final", owner)
+        model, history = job.train(out, resume)
+        _save_final(model.cpu(), job.tokenizer, out / "final", owner)
     except KeyboardInterrupt:
-        _say_what_is_kept(out)
+        _say_what_is_kept(out, job.kept(out))
         raise
     print(f"loss {history.loss[0]:.4f} -> {history.loss[-1]:.4f}")
     print(f"model in {printable(str(out / 'final'))}")
@@ -136,7 +127,9 @@ def _read(file):
                 f"{file} names no owner: it is of an early version, or of "
                 "another program; give another folder"
             )
-        settings = {name: record["settings"][name] for name in SETTINGS}
+        # Before there were two recipes there was the proposal's.
+        kept = {"recipe": "proposal"} | record["settings"]
+        settings = {name: kept[name] for name in SETTINGS}
         wrong = [
             name
             for name, value in settings.items()
@@ -144,6 +137,8 @@ def _read(file):
         ]
         if wrong or not isinstance(record["owner"], str):
             raise ValueError(f"{', '.join(wrong) or 'owner'} of a wrong type")
+        if settings["recipe"] not in _JOBS:
+            raise ValueError(f"the recipe {settings['recipe']!r} is unknown")
     except resources.DataError:
         raise
     except (
@@ -165,20 +160,25 @@ def _occupied(out):
     )
 
 
-def _say_what_is_kept(out):
+def _say_what_is_kept(out, step):
     """After Ctrl-C: from which step the run would go on, and how."""
     name = str(out)
     where = [f"--out={name}"] if name.startswith("-") else ["--out", name]
     command = paste("dblm", "train", *where, "--resume")
-    steps = [
-        int(entry.name[5:])
-        for entry in out.iterdir()
-        if re.fullmatch(r"step-\d{7,}", entry.name) and entry.is_dir()
-    ]
-    if steps:
-        note(f"kept is step {max(steps)}; go on from there with: {command}")
+    if step:
+        note(f"kept is step {step}; go on from there with: {command}")
     else:
         note(f"no step is kept yet; begin again with: {command}")
+
+
+def _last_step(folder):
+    """The step of the last checkpoint in a folder; 0 if there is none."""
+    steps = [
+        int(path.name[5:])
+        for path in folder.glob("step-*")
+        if re.fullmatch(r"step-\d{7,}", path.name) and path.is_dir()
+    ]
+    return max(steps, default=0)
 
 
 def _save_final(model, tokenizer, final, owner):
@@ -213,6 +213,23 @@ def _given(options):
     return given
 
 
+def _settings(given):
+    """All settings of a new run; refuse those of another recipe."""
+    named = given.get("recipe")
+    recipe = "proposal" if given.get("proposal") else SETTINGS["recipe"]
+    settings = {**SETTINGS, "recipe": named or recipe}
+    if settings["recipe"] == "proposal":
+        settings |= PROPOSAL
+    else:
+        wrong = [name for name in ONLY_PROPOSAL if given.get(name)]
+        if wrong:
+            raise ValueError(
+                f"--{wrong[0]} is known to --recipe proposal only: leave it "
+                "out, or name that recipe"
+            )
+    return settings | given
+
+
 def _check_given(out, kept, given):
     changed = [name for name, value in given.items() if kept[name] != value]
     if changed:
@@ -224,33 +241,8 @@ def _check_given(out, kept, given):
 
 
 def _prepare(settings):
-    """The recipe, a new model, its tokenizer, and the texts on canvases."""
-    from .. import denoiser, text, training
-
-    config = _config(settings)
-    resources.seed_everything(settings["seed"])  # new layers begin by chance
-    if settings["proposal"]:
-        texts, seq_len = training.PROPOSAL_SENTENCES, 16
-        corpus = text.Corpus("the proposal's sentences", list(texts), [])
-        fields = {"causal": True, "conditioning": "none"}
-    else:
-        corpus = text.load(settings["text"])
-        seq_len = settings["seq_len"]
-        fields = {"causal": settings["causal"], "normalise_embeddings": True}
-    backbone = resources.load_backbone(settings["backbone"])
-    longest = backbone.model.config.max_position_embeddings
-    if seq_len > longest:
-        raise ValueError(
-            f"{settings['backbone']} knows {longest} positions; got --seq-len "
-            f"{seq_len}"
-        )
-    ids, mask = text.encode_batch(corpus.train, backbone.tokenizer, seq_len)
-    cut = text.count_cut(ids, mask, backbone.tokenizer)
-    model = denoiser.DBLM.from_backbone(backbone, **fields)
-    model.config.seq_len = seq_len  # see `decoding.canvas_of`
-    model.to(resources.device())
-    said = _what_is_cut(corpus, cut, seq_len)
-    return said, config, model, backbone.tokenizer, ids, mask
+    """What is to be done: the recipe's job, with its texts on canvases."""
+    return _JOBS[settings["recipe"]](settings)
 
 
 def _what_is_cut(corpus, cut, seq_len):
@@ -271,17 +263,187 @@ def _what_is_cut(corpus, cut, seq_len):
     return f"{corpus.name}: {said}" if cut or corpus.left_out else ""
 
 
-def _config(settings):
-    from .. import training
+def _canvases(settings, texts, backbone, seq_len, start=0):
+    """Texts on canvases, if the backbone has room for them.
 
-    if settings["proposal"]:
-        return training.proposal_config()
-    steps = settings["steps"]
-    return training.TrainConfig(
-        steps=steps,
-        batch_size=settings["batch_size"],
-        learning_rate=settings["learning_rate"],
-        warmup=min(50, steps // 10),
-        seed=settings["seed"],
-        save_every=max(1, steps // 5),
-    )
+    Its first ``start`` positions are taken.
+    """
+    from .. import text
+
+    longest = backbone.model.config.max_position_embeddings - start
+    if seq_len > longest:
+        raise ValueError(
+            f"{settings['backbone']} knows {longest} positions"
+            f"{' behind a start' * bool(start)}; got --seq-len {seq_len}"
+        )
+    return text.encode_batch(texts, backbone.tokenizer, seq_len)
+
+
+# --- the two recipes ---------------------------------------------------------
+
+
+class _Proposal:
+    """The model of Part I: one training, by the squared error."""
+
+    def __init__(self, settings):
+        from .. import denoiser, text, training
+
+        self.config = self._config(settings)
+        # New layers begin by chance.
+        resources.seed_everything(settings["seed"])
+        if settings["proposal"]:
+            texts, seq_len = training.PROPOSAL_SENTENCES, 16
+            corpus = text.Corpus("the proposal's sentences", list(texts), [])
+            fields = {"causal": True, "conditioning": "none"}
+        else:
+            corpus = text.load(settings["text"])
+            seq_len = settings["seq_len"]
+            fields = {"causal": settings["causal"]}
+            fields["normalise_embeddings"] = True
+        backbone = resources.load_backbone(settings["backbone"])
+        self.tokenizer = backbone.tokenizer
+        texts = _canvases(settings, corpus.train, backbone, seq_len)
+        cut = text.count_cut(*texts, self.tokenizer)
+        self.said = _what_is_cut(corpus, cut, seq_len)
+        self.texts = texts
+        model = denoiser.DBLM.from_backbone(backbone, **fields)
+        model.config.seq_len = seq_len  # see `decoding.canvas_of`
+        self.model = model.to(resources.device())
+
+    @staticmethod
+    def _config(settings):
+        from .. import training
+
+        if settings["proposal"]:
+            return training.proposal_config()
+        steps = settings["steps"]
+        return training.TrainConfig(
+            steps=steps,
+            batch_size=settings["batch_size"],
+            learning_rate=settings["learning_rate"],
+            warmup=min(50, steps // 10),
+            seed=settings["seed"],
+            save_every=max(1, steps // 5),
+        )
+
+    def plan(self):
+        return f"{self.config.steps} steps"
+
+    def check(self, out):
+        """Its checkpoints lie in the folder itself, and are checked there."""
+
+    def train(self, out, resume):
+        from .. import training
+
+        history = training.train(
+            self.model,
+            *self.texts,
+            self.config,
+            folder=out,
+            resume=resume,
+            progress=sys.stderr.isatty(),
+        )
+        return self.model, history
+
+    def kept(self, out):
+        return _last_step(out)
+
+
+class _Repaired:
+    """The model with all repairs of Part II, trained in three parts."""
+
+    def __init__(self, settings):
+        from .. import repair, text
+
+        self.parts = repair.plan(settings["steps"])
+        corpus = text.load(settings["text"])
+        backbone = resources.load_backbone(settings["backbone"])
+        self.tokenizer = backbone.tokenizer
+        seq_len = settings["seq_len"]
+        ids, mask = _canvases(settings, corpus.train, backbone, seq_len, 1)
+        valid, _ = text.encode_batch(corpus.valid, self.tokenizer, seq_len)
+        cut = text.count_cut(ids, mask, self.tokenizer)
+        self.said = _what_is_cut(corpus, cut, seq_len)
+        digest = hashlib.sha256(
+            ids.numpy().tobytes() + valid.numpy().tobytes()
+        )
+        self.model = {
+            "backbone": backbone,
+            "seed": settings["seed"],
+            "seq_len": seq_len,
+        }
+        self.given = {
+            "ids": ids,
+            "valid": valid,
+            "about": {"sha256 of the texts": digest.hexdigest()},
+            "batch_size": settings["batch_size"],
+            "learning_rate": settings["learning_rate"],
+        }
+        repair.begin(**self.model)  # what does not fit is said now
+
+    def plan(self):
+        parts = self.parts
+        return (
+            f"{parts.steps} steps: {parts.fit} for the range of noise, "
+            f"{parts.neighbours} with clean neighbours, {parts.together} of "
+            "all together"
+        )
+
+    def check(self, out):
+        """Refuse what a reader put where a part's checkpoints go."""
+        from .. import repair
+        from ..training.checkpoints import RECORD
+
+        for part in repair.PARTS:
+            where = out / part
+            if not (storage.is_vacant(where) or (where / RECORD).is_file()):
+                raise ValueError(
+                    f"{where} was not written by this run and stays as it "
+                    "is: move it elsewhere, or give another folder"
+                )
+
+    def train(self, out, resume):
+        from .. import repair
+
+        model, runs = repair.train(
+            plan=self.parts,
+            folder=out,
+            tell=self._tell,
+            progress=sys.stderr.isatty(),
+            **self.model,
+            **self.given,
+        )
+        return model, runs[-1][0]
+
+    @staticmethod
+    def _tell(part, steps, seconds):
+        what = {
+            "fit": "the range of noise",
+            "neighbours": "clean neighbours",
+            "together": "all together",
+        }
+        left = "" if seconds is None else f"; {_duration(seconds)} to go"
+        note(f"{what[part]}: {steps} step{'s' * (steps > 1)}{left}")
+
+    def kept(self, out):
+        from .. import repair
+
+        kept = before = 0
+        for part in repair.PARTS:
+            step = _last_step(out / part)
+            kept = before + step if step else kept
+            before += getattr(self.parts, part)
+        return kept
+
+
+_JOBS = {"repaired": _Repaired, "proposal": _Proposal}
+
+
+def _duration(seconds):
+    """A time to come, as nobody knows it better."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    if minutes < 100:
+        return f"about {minutes} minute{'s' * (minutes > 1)}"
+    return f"about {round(minutes / 60)} hours"
