@@ -51,6 +51,7 @@ _MODULES = (
     "tales",
     "text",
     "training",
+    "variety",
     "widgets",
 )
 

@@ -18,7 +18,7 @@ LIBRARY = ROOT / "dblm_lib"
 FLOORS = {
     0: (
         *("resources", "checks", "schedules", "storage", "tales", "text"),
-        *("noising", "muon"),
+        *("noising", "muon", "variety"),
     ),
     1: ("posterior", "reverse", "prompts", "decoding"),
     2: ("autoregressive", "configuration", "denoiser", "levels"),
