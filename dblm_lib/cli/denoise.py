@@ -99,7 +99,7 @@ def _falling_times(schedule, level, steps):
     """Times at which the noise level falls evenly, to a sixth of itself.
 
     Evenly means by the same factor: from three times the level at which
-    rounding begins to fail to half of it.
+    rounding fails about half the time to half of it.
     """
     low, high = (float(schedule.noise_level(t)) for t in (0.0, 1.0))
     if not low < level <= high:

@@ -285,7 +285,7 @@ def _add_denoise(commands):
         type=float,
         metavar="X",
         help="noise level sigma/alpha to start from; the last is a sixth of "
-        "it (default: three times the level where rounding begins to fail)",
+        "it (default: three times the level where rounding fails half the time)",
     )
     add(
         "--steps",
