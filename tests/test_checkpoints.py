@@ -170,7 +170,7 @@ def test_what_is_coherent_has_the_grammars_variety(manifest, name):
     found = manifest["artifacts"][name]["metrics"]["evaluation"]
     row = found.get("64 steps") or found["left to right"]
     assert row["coherent_interval"][1] > 0.96
-    assert row["above_true"] < 0.05
+    assert row["above_true"] < 0.08
     assert row["grammar_nats"] > tales.entropy() - 1
 
 
