@@ -12,11 +12,11 @@ from itertools import pairwise
 
 from . import checks, tales, text
 from .variety import (
+    coherent_tales,
     frontier,
     grammar_nats,
     slot_distance,
     slot_distances,
-    told,
     total_variation,
 )
 
@@ -24,6 +24,7 @@ __all__ = [
     "agreements",
     "behind_opening",
     "coherent_share",
+    "coherent_tales",
     "copied_share",
     "distinct_n",
     "distinct_share",
@@ -40,7 +41,6 @@ __all__ = [
     "slot_distance",
     "slot_distances",
     "token_entropy",
-    "told",
     "top_token_share",
     "total_variation",
 ]
@@ -465,7 +465,7 @@ def report(texts, backbone, training_texts=(), real=None, given=None):
     if real is not None:
         gap = nats - real[0]
         put("above_real", gap, mean_interval(gap, math.hypot(error, real[1])))
-    tellable = told(texts)
+    tellable = coherent_tales(texts)
     if tellable:
         distance, expected = slot_distance(tellable)
         error = jackknife(lambda rows: slot_distance(rows)[0], tellable)

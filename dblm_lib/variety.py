@@ -11,16 +11,16 @@ from collections import Counter
 from . import tales
 
 __all__ = [
+    "coherent_tales",
     "frontier",
     "grammar_nats",
     "slot_distance",
     "slot_distances",
-    "told",
     "total_variation",
 ]
 
 
-def told(texts):
+def coherent_tales(texts):
     """The coherent tales among some texts, as the grammar reads them.
 
     Parameters
@@ -44,7 +44,7 @@ def slot_distances(found):
     Parameters
     ----------
     found : list of tales.Tale
-        As `told` reads them.
+        As `coherent_tales` reads them.
 
     Returns
     -------

@@ -439,7 +439,7 @@ def true_tales(count, seed=0):
 
 def test_told_reads_the_coherent_texts_only():
     texts = tales.corpus(5, seed=4)
-    found = metrics.told([texts[0], "The the.", *texts[1:], ""])
+    found = metrics.coherent_tales([texts[0], "The the.", *texts[1:], ""])
     assert found == [tales.parse(words) for words in texts]
 
 
@@ -562,7 +562,7 @@ def test_a_report_is_made_of_its_measures(model, tokenizer):
     assert found["repeats"] == metrics.repeat_share(rows)
     assert found["entropy"] == metrics.token_entropy(rows)
     assert found["tokens"] == pytest.approx(sum(map(len, rows)) / 22)
-    told = metrics.told(texts)
+    told = metrics.coherent_tales(texts)
     distance, expected = metrics.slot_distance(told)
     assert found["slot_distance"] == distance
     assert found["above_true"] == pytest.approx(distance - expected)
