@@ -558,7 +558,7 @@ def test_by_default_nothing_is_repaired():
         code = denoiser.noise_embedding(torch.full((2, 1), 0.5), DIM)
         entered = zt + model.noise_mlp(code)
     assert torch.equal(seen[0]["inputs_embeds"], entered)
-    assert seen[0]["attention_mask"].shape == (2, 1, 9, 9)
+    assert seen[0]["attention_mask"].shape == (1, 1, 9, 9)  # one for all
     assert output.x0.data_ptr() == states[0].data_ptr()
     assert output.logits is None
 
