@@ -191,7 +191,7 @@ def test_the_grid_of_samplers_is_whole():
     for row, (*_, settings) in zip(grid, asked):
         assert {name: row[name] for name in settings} == settings
         good = row["texts"] - sum(row["broken"].values())
-        assert row["coherent"] == pytest.approx(good / row["texts"])
+        assert row["coherent"] == pytest.approx(good / row["texts"], abs=1e-5)
         assert row["device"]
 
 
