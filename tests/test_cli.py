@@ -23,6 +23,7 @@ from dblm_lib import (
     evaluation,
     noising,
     resources,
+    speed,
     tales,
     text,
     training,
@@ -113,8 +114,9 @@ def quick_evaluation(monkeypatch):
     """Few texts in one step, whatever was asked for."""
     full, load = evaluation.evaluate, text.load
 
-    def fewer(name="tales", size=1, valid_size=1000):
-        return load(name, min(size, 50), min(valid_size, 30))
+    def fewer(name="tales", size=1, valid_size=1000, test_size=0):
+        most = min(size, 50), min(valid_size, 30), min(test_size, 30)
+        return load(name, *most)
 
     monkeypatch.setattr(text, "load", fewer)
     monkeypatch.setattr(evaluation, "training_tales", frozenset)
@@ -124,6 +126,8 @@ def quick_evaluation(monkeypatch):
         return full(model, tokenizer, samples, [1], 0, continued)
 
     monkeypatch.setattr(evaluation, "evaluate", short)
+    quick = functools.partial(speed.rates, batch_sizes=(1,), turns=1)
+    monkeypatch.setattr(speed, "rates", quick)
 
 
 def quick_training(monkeypatch):
