@@ -278,13 +278,6 @@ def test_a_tokenizer_of_another_size_is_refused(tmp_path):
 # What the checkpoints answered when they were made, before `forward` was
 # rewritten: logits at four places, their spread, and what they name.
 ANSWERS = {
-    "tales-dblm": (
-        [14.93358, 1.34041, -9.43026, -5.24521],
-        5.26518,
-        [[643, 558, 259, 12, 581, 731], [387, 479, 590, 601, 601, 14]],
-        [0.06576, -1.06394, -1.21683, -1.45983],
-        28.82093,
-    ),
     "tales-dblm-teacher": (
         [11.04949, 2.42215, -3.33364, -9.97752],
         5.07313,
