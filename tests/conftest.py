@@ -1,9 +1,22 @@
 """What several files of tests about the command line begin with."""
 
+import functools
+
 import pytest
 from command import PROPOSAL
+from small_book import small_book
 
-from dblm_lib import cli, tales
+from dblm_lib import cli, tales, text
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    """A small book in place of the real one; each text is loaded once."""
+    root = tmp_path_factory.mktemp("book") / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DBLM_DATA", str(small_book(root)))
+        patch.setattr(text, "load", functools.cache(text.load))
+        yield root
 
 
 @pytest.fixture(scope="module")

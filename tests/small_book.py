@@ -7,7 +7,18 @@ import torch
 
 from dblm_lib import denoiser, resources
 
-SIZES = {"n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}
+
+def sizes(tokenizer, n_positions=64):
+    """Fields of the configuration of a network that is quick."""
+    return {
+        "vocab_size": len(tokenizer),
+        "n_positions": n_positions,
+        "n_embd": 16,
+        "n_layer": 1,
+        "n_head": 2,
+        "bos_token_id": tokenizer.eos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
 
 
 def small_book(root, with_model=True, metrics=None):
@@ -55,12 +66,8 @@ def _add_model(root, content, metrics):
 def _make_model(folder):
     tokenizer = resources.load_tokenizer(folder)
     torch.manual_seed(0)
-    end = tokenizer.eos_token_id
     config = denoiser.DBLMConfig(
-        **SIZES,
-        vocab_size=len(tokenizer),
-        bos_token_id=end,
-        eos_token_id=end,
+        **sizes(tokenizer),
         embed_dim=8,
         head="mixture",
         loss="ce",

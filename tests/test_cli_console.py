@@ -1,6 +1,5 @@
 """`dblm` on consoles of every kind, and near misses on its command line."""
 
-import functools
 import os
 import signal
 import subprocess
@@ -8,18 +7,10 @@ import sys
 
 import pytest
 from command import mistake, run
-from small_book import small_book
 
-from dblm_lib import cli, text
+from dblm_lib import cli
 
-
-@pytest.fixture(scope="module", autouse=True)
-def book(tmp_path_factory):
-    root = tmp_path_factory.mktemp("book") / "data"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DBLM_DATA", str(small_book(root)))
-        patch.setattr(text, "load", functools.cache(text.load))
-        yield root
+pytestmark = pytest.mark.usefixtures("book")
 
 
 def process(*arguments, module="dblm_lib", **options):

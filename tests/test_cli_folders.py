@@ -4,7 +4,6 @@ What a reader has put somewhere, under whatever name, is there afterwards
 with the same bytes; and of two processes that want one folder, one has it.
 """
 
-import functools
 import json
 import os
 import shlex
@@ -17,10 +16,11 @@ import time
 import pytest
 from bystanders import snapshot
 from command import PROPOSAL, QUICK, mistake, run
-from small_book import small_book
 
 from dblm_lib import denoiser, resources, storage, text, training
 from dblm_lib.cli import printing, train
+
+pytestmark = pytest.mark.usefixtures("book")
 
 # All names that the program itself uses, and some that look like them.
 NAMES = (
@@ -47,15 +47,6 @@ NAMES = (
     "thesis.txt",
     "nested/deep/thesis.txt",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def book(tmp_path_factory):
-    root = tmp_path_factory.mktemp("book") / "data"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DBLM_DATA", str(small_book(root)))
-        patch.setattr(text, "load", functools.cache(text.load))
-        yield root
 
 
 def put(root, name, content="mine"):

@@ -1,6 +1,5 @@
 """`dblm train`: the repaired model by default, and Part I's if asked for."""
 
-import functools
 import json
 import os
 import shutil
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from command import PROPOSAL, QUICK, mistake, run
-from small_book import small_book
 
 from dblm_lib import (
     cli,
@@ -25,18 +23,11 @@ from dblm_lib import (
 from dblm_lib.cli import train
 from dblm_lib.training.checkpoints import RECORD, Checkpoints
 
+pytestmark = pytest.mark.usefixtures("book")
+
 ROOT = Path(__file__).resolve().parents[1]
 # One step for the range, two with clean neighbours, nine of all together.
 TWELVE = ["--steps", "12", *QUICK[2:]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def book(tmp_path_factory):
-    root = tmp_path_factory.mktemp("book") / "data"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DBLM_DATA", str(small_book(root)))
-        patch.setattr(text, "load", functools.cache(text.load))
-        yield root
 
 
 @pytest.fixture(scope="module")

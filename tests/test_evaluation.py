@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from small_book import sizes
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from dblm_lib import denoiser, evaluation, metrics, resources, tales, text
@@ -34,24 +35,12 @@ def fewer_tales():
     evaluation.training_tales.cache_clear()
 
 
-def sizes(tokenizer):
-    return {
-        "vocab_size": len(tokenizer),
-        "n_positions": 96,
-        "n_embd": 16,
-        "n_layer": 1,
-        "n_head": 2,
-        "bos_token_id": tokenizer.eos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-
-
 @pytest.fixture(scope="module")
 def model(tokenizer):
     """A denoiser with all repairs, fresh from chance."""
     torch.manual_seed(0)
     config = denoiser.DBLMConfig(
-        **sizes(tokenizer),
+        **sizes(tokenizer, 96),
         embed_dim=8,
         head="mixture",
         loss="ce",
@@ -66,7 +55,7 @@ def model(tokenizer):
 @pytest.fixture(scope="module")
 def language_model(tokenizer):
     torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(**sizes(tokenizer))).eval()
+    return GPT2LMHeadModel(GPT2Config(**sizes(tokenizer, 96))).eval()
 
 
 # --- writing ----------------------------------------------------------------

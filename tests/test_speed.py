@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_book import sizes
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from dblm_lib import denoiser, resources, speed
@@ -52,26 +53,14 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def sizes(tokenizer):
-    return {
-        "vocab_size": len(tokenizer),
-        "n_positions": 32,
-        "n_embd": 16,
-        "n_layer": 1,
-        "n_head": 2,
-        "bos_token_id": tokenizer.eos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-
-
-@pytest.fixture(scope="module")
-def twin(sizes):
+def twin(tokenizer):
     torch.manual_seed(0)
-    return GPT2LMHeadModel(GPT2Config(**sizes)).eval()
+    return GPT2LMHeadModel(GPT2Config(**sizes(tokenizer, 32))).eval()
 
 
-def test_a_denoiser_beside_its_twin(sizes, twin, tokenizer):
-    model = denoiser.DBLM(denoiser.DBLMConfig(**sizes, seq_len=16)).eval()
+def test_a_denoiser_beside_its_twin(twin, tokenizer):
+    config = denoiser.DBLMConfig(**sizes(tokenizer, 32), seq_len=16)
+    model = denoiser.DBLM(config).eval()
     rows = speed.rates(model, twin, tokenizer, (4, 1), (1, 2), turns=1)
     ways = [(row["batch_size"], row["way"]) for row in rows]
     assert ways == [(n, way) for n in (1, 2) for way in ("4 steps", "1 steps")]
