@@ -104,7 +104,8 @@ def write(
         Moved by one a text and step.
     **sampler
         Other options of `decoding.generate_ids`; a language model knows
-        ``temperature`` only, which is 1 if left out. The canvas is as long as in the model's training if left out.
+        ``temperature`` only, which is 1 if left out. The canvas is as long
+        as in the model's training if left out.
 
     Returns
     -------

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from itertools import pairwise
 
-from . import checks, tales, text
+from . import tales, text
 from .variety import (
     coherent_tales,
     frontier,
@@ -536,8 +536,9 @@ def sample_language_model(
     """
     import torch
 
-    if not (checks.is_number(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be positive; got {temperature!r}")
+    from . import decoding
+
+    decoding.check_temperature(temperature, mixture=True)
     device = next(model.parameters()).device
     end = tokenizer.eos_token_id
     prompts = [p for p in prompts or [""] for _ in range(count)]

@@ -634,17 +634,8 @@ def entropy():
 
 def _entropy(template, filled):
     """Return the entropy of the holes in `template` not yet `filled`."""
-    total = 0.0
-    for _, _, name in _pieces(template):
-        slot = SLOTS.get(name)
-        if slot is None or slot.field in filled:
-            continue
-        filled.add(slot.field)
-        for share, table in _tables(slot):
-            for option, p in _shares(table).items():
-                inner = _entropy(slot.text(option), set(filled))
-                total += share * p * (inner - math.log(p))
-    return total
+    made = _choices(template, filled, 1.0)
+    return -sum(weight * math.log(p) for _, _, p, weight in made)
 
 
 @cache
@@ -660,24 +651,29 @@ def choices():
         have this field, in the order of the tables; each sums to 1.
     """
     found = {}
-    _weigh(START, set(), 1.0, found)
+    for field, option, _, weight in _choices(START, set(), 1.0):
+        table = found.setdefault(field, {})
+        table[option] = table.get(option, 0.0) + weight
     shares = {field: _shares(weights) for field, weights in found.items()}
     return {f.name: shares[f.name] for f in fields(Tale)}
 
 
-def _weigh(template, filled, weight, found):
-    """Add the weights of the holes in `template` not yet `filled`."""
+def _choices(template, filled, weight):
+    """Yield each choice at the holes in `template` not yet `filled`.
+
+    As ``(field, option, p, weight)``: its probability where it is made, and
+    the probability that it is made at all, times the given weight.
+    """
     for _, _, name in _pieces(template):
         slot = SLOTS.get(name)
         if slot is None or slot.field in filled:
             continue
         filled.add(slot.field)
-        table = found.setdefault(slot.field, {})
-        for share, options in _tables(slot):
-            for option, p in _shares(options).items():
+        for share, table in _tables(slot):
+            for option, p in _shares(table).items():
                 here = weight * share * p
-                table[option] = table.get(option, 0.0) + here
-                _weigh(slot.text(option), set(filled), here, found)
+                yield slot.field, option, p, here
+                yield from _choices(slot.text(option), set(filled), here)
 
 
 def _tables(slot):

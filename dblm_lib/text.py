@@ -92,15 +92,15 @@ def load(name="tales", size=20_000, valid_size=1_000, test_size=0):
         test = tales.corpus(test_size, seed=_TEST_SEED)
         return Corpus("tales", train, valid, test=test)
     if isinstance(name, str) and name == "tinystories":
-        held = valid_size + test_size
-        parts = ("train", size), ("valid", held)
+        parts = ("train", size), ("valid", valid_size + test_size)
         if os.environ.get("DBLM_TINYSTORIES"):
             whole = [_read_tinystories(part) for part, _ in parts]
         else:
             whole = [_stream_tinystories(*part) for part in parts]
         found = [texts[:count] for texts, (_, count) in zip(whole, parts)]
         left_out = sum(map(len, whole)) - sum(map(len, found))
-        train, (valid, test) = found[0], _parted(found[1], valid_size)
+        train, held = found
+        valid, test = held[:valid_size], held[valid_size:]
         return Corpus("tinystories", train, valid, left_out, test)
     path = resources.user_path(name)
     if not os.path.isfile(path):
@@ -121,10 +121,6 @@ def load(name="tales", size=20_000, valid_size=1_000, test_size=0):
     train = train[:size]
     left_out = len(texts) - len(train) - len(valid) - len(test)
     return Corpus(path.name, train, valid, left_out, test)
-
-
-def _parted(texts, count):
-    return texts[:count], texts[count:]
 
 
 def _check_count(count, least=1):

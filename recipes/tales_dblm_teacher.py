@@ -36,5 +36,4 @@ def train(work, watch=None):
 def make(folder, data, work, jobs=1):
     """Train it, with its own sampler; measure what it writes."""
     model, runs = train(work)
-    model.config.sampler = dict(repair.SAMPLER)
     return common.shipped(model, runs, folder, data)

@@ -95,16 +95,8 @@ def run(options):
 
 def _recorded(name):
     """The evaluation of a model that MANIFEST.json holds; may be empty."""
-    from .. import metrics
-
     record = resources.manifest()["artifacts"].get(str(name), {})
-    figures = record.get("metrics", {})
-    if "coherent_share_of_500" in figures:  # all that is kept of tales-gpt2
-        share = figures["coherent_share_of_500"]
-        row = {"texts": 500, "coherent": share}
-        row["coherent_interval"] = metrics.interval(round(500 * share), 500)
-        return {"left to right": row, **figures.get("evaluation", {})}
-    return figures.get("evaluation", {})
+    return record.get("metrics", {}).get("evaluation", {})
 
 
 def _print_report(title, report, recorded):
