@@ -59,7 +59,14 @@ def print_rows(rows, indent=""):
 
 
 def _brief(value):
-    """A number; of a whole report only the share that holds together."""
+    """A number; of a whole report the share that holds together.
+
+    And how far the choices made in it are from the grammar's: a share is
+    easily bought by writing about few things.
+    """
     if isinstance(value, dict) and "coherent" in value:
-        return f"{value['coherent']:.1%} coherent"
+        share = f"{value['coherent']:.1%} coherent"
+        if "slot_distance" in value:
+            share += f" (slot distance {value['slot_distance']:.3f})"
+        return share
     return value
