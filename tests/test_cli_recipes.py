@@ -30,6 +30,15 @@ ROOT = Path(__file__).resolve().parents[1]
 TWELVE = ["--steps", "12", *QUICK[2:]]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """With more, sums come out in another order than in a process of one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def repaired(tmp_path_factory, stories):
     """The folder of a finished run of twelve steps; no recipe was named."""
