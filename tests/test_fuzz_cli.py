@@ -24,7 +24,7 @@ from dblm_lib import cli, evaluation, storage, tales, text
 
 EXAMPLES = int(os.environ.get("DBLM_FUZZ", "250"))
 SEED = int(os.environ.get("DBLM_FUZZ_SEED", "16"))
-QUICK = ["--steps", "2", "--batch-size", "2", "--seq-len", "16"]
+QUICK = ["--steps", "3", "--batch-size", "2", "--seq-len", "16"]
 STORIES = "\n\n".join(tales.corpus(12, seed=3))
 
 
@@ -398,7 +398,7 @@ def try_it(base, arguments, world):
         patch = s.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("HOME", str(root))
         s.enter_context(contextlib.chdir(root))
-        # A new run with the usual 500 steps would take minutes.
+        # A new run with the usual steps would take minutes.
         world["copied"] |= arguments[:3] == ["train", "--out", "copy"]
         build(world, root, base)
         arguments = place(arguments, root, base)
