@@ -1,9 +1,9 @@
 r"""The ladder: from the proposal to a model that writes, a step at a time.
 
-Chapter 7. Each rung changes one thing on the one below it, most of them a
-field of `DBLMConfig`; those behind `TOP` are comparisons with it. All are
-trained by the same loop, on the same tales, for the same number of steps, and
-measured by the same table.
+Chapter 7. Each rung takes one step from the one that it stands on. `RUNGS`
+stand on each other, from the proposal to the top; `COMPARISONS` stand beside
+them. All are trained by the same loop, on the same tales, for the same number
+of steps, and measured by the same table.
 """
 
 import contextlib
@@ -28,10 +28,12 @@ from . import (
 from .levels import answer
 
 __all__ = [
+    "COMPARISONS",
     "FIT_LEVELS",
+    "REPAIRED",
     "RUNGS",
+    "SAMPLER",
     "SEQ_LEN",
-    "SHARP",
     "TOP",
     "TRAIN_TALES",
     "Rung",
@@ -41,11 +43,12 @@ __all__ = [
     "level_report",
     "levels_of",
     "only_neighbours",
-    "options_up_to",
+    "options",
+    "path",
     "recipe",
     "results",
     "run",
-    "sharp_sampler",
+    "sampler",
     "train",
 ]
 
@@ -58,7 +61,7 @@ FIT_LEVELS = tuple(0.1 * 400 ** (i / 24) for i in range(25))
 
 @dataclass(frozen=True)
 class Rung:
-    """One change on the way from the proposal to a model that writes.
+    """One step on the way from the proposal to a model that writes.
 
     Attributes
     ----------
@@ -66,6 +69,9 @@ class Rung:
         A word for tables and files.
     title : str
         What changes, in a few words.
+    on : str, optional
+        Name of the rung on which this one stands: all its changes hold here,
+        too. None for the lowest.
     changes : dict
         Fields of `DBLMConfig`.
     recipe : dict
@@ -82,6 +88,7 @@ class Rung:
 
     name: str
     title: str
+    on: str | None = None
     changes: dict = field(default_factory=dict)
     recipe: dict = field(default_factory=dict)
     fitted: bool = False
@@ -93,88 +100,118 @@ RUNGS = (
     Rung(
         "proposal",
         "as proposed, trained longer",
-        {"causal": True, "conditioning": "none"},
+        changes={"causal": True, "conditioning": "none"},
     ),
-    Rung("both-sides", "sees both sides", {"causal": False}),
-    Rung("told", "is told the noise", {"conditioning": "time"}),
     Rung(
-        "equal-length",
-        "embeddings of equal length",
-        {"normalise_embeddings": True},
+        "both-sides",
+        "sees both sides, is told the noise level",
+        "proposal",
+        {"causal": False, "conditioning": "time"},
     ),
-    Rung("input-scale", "inputs as small as GPT-2's", {"input_std": 0.2}),
-    Rung("low-dim", "embeddings of 32 dimensions", {"embed_dim": 32}),
-    Rung("range", "noise range fitted to the loss", fitted=True),
-    Rung("clean", "some positions clean in training", {"clean_rate": 0.5}),
-    Rung("mixture", "a mixture of tokens as the guess", {"head": "mixture"}),
-    Rung("cross-entropy", "cross-entropy as the loss", {"loss": "ce"}),
     Rung(
-        "learned",
-        "embeddings that learn",
-        {"train_embeddings": True},
+        "scaled",
+        "embeddings of equal length, inputs as small as GPT-2's",
+        "both-sides",
+        {"normalise_embeddings": True, "input_std": 0.2},
+    ),
+    Rung(
+        "time-warping",
+        "noise levels fitted to the loss",
+        "scaled",
         fitted=True,
     ),
-    Rung("likelihood", "likelihood in the logits", {"likelihood": True}),
     Rung(
-        "last-guess",
-        "the last guess is an input",
+        "score-interpolation",
+        "cross-entropy on a mixture of embeddings, which learn",
+        "time-warping",
+        {"head": "mixture", "loss": "ce", "train_embeddings": True},
+        fitted=True,
+    ),
+    Rung(
+        "output-prior",
+        "the likelihood of the point in the logits",
+        "score-interpolation",
+        {"likelihood": True},
+    ),
+    Rung(
+        "self-conditioning",
+        "the last guess as an input",
+        "output-prior",
         {"self_conditioning": 0.5},
     ),
     Rung(
-        "own-space",
-        "GPT-2's own 128 dimensions again",
-        {"embed_dim": None},
+        "shift",
+        "each token from the state before it, as in GPT-2",
+        "self-conditioning",
+        {"shift": True},
+    ),
+    Rung(
+        "posterior-input",
+        "reads what each point tells; the left ahead of the right",
+        "shift",
+        {"evidence": True, "stagger": 2.0},
+    ),
+)
+TOP = RUNGS[-1].name
+_FAST = {"learning_rate": 4e-3, "embedding_rate": 1.0}
+COMPARISONS = (
+    Rung(
+        "low-dim",
+        "32 dimensions below GPT-2's interface",
+        "self-conditioning",
+        {"embed_dim": 32},
         fitted=True,
     ),
-    Rung("shift", "answers come one position later", {"shift": True}),
     Rung(
-        "evidence",
-        "reads what each point tells, not the point",
-        {"evidence": True},
-    ),
-    Rung("staggered", "the left ahead of the right", {"stagger": 2.0}),
-    Rung(
-        "muon",
-        "Muon, with larger steps, for the blocks",
-        recipe={
-            "optimizer": "muon",
-            "learning_rate": 4e-3,
-            "embedding_rate": 1.0,
-        },
-    ),
-    Rung(
-        "neighbours-first",
-        "clean neighbours everywhere at first, fewer then",
-        {"clean_rate": 0.3},
-        first=0.2,
+        "low-dim-shift",
+        "32 dimensions, and GPT-2's interface",
+        "shift",
+        {"embed_dim": 32},
+        fitted=True,
     ),
     Rung(
         "scratch",
-        "the same from chance, for comparison",
+        "the top from chance",
+        TOP,
         {"input_std": 0.02},
         backbone=False,
     ),
     Rung(
-        "wider",
-        "from chance, and twice as wide",
-        {"n_embd": 256, "n_head": 8},
-        fitted=True,
+        "scratch-no-shift",
+        "from chance, without GPT-2's interface",
+        "scratch",
+        {"shift": False},
         backbone=False,
     ),
+    Rung("adamw", "AdamW at twice the rate", TOP, recipe=dict(_FAST)),
+    Rung(
+        "muon",
+        "Muon at twice the rate, for the blocks",
+        TOP,
+        recipe={"optimizer": "muon", **_FAST},
+    ),
+    Rung(
+        "clean",
+        "some positions clean in training",
+        "muon",
+        {"clean_rate": 0.3},
+    ),
+    Rung(
+        "neighbours-first",
+        "clean neighbours everywhere at first",
+        "clean",
+        first=0.2,
+    ),
 )
-# The last step up; what follows it are comparisons.
-TOP = next(i for i, r in enumerate(RUNGS) if r.name == "neighbours-first")
-# What a sampler may do to lean towards what the network holds for likely.
-SHARP = {
-    "stagger": 2.0,
-    "power": 0.8,
-    "temperature": 0.6,
-    "likelihood_weight": 0.25,
-}
+# How the model of the book's checkpoints and of `dblm train` is made.
+REPAIRED = "neighbours-first"
+# How it writes where nobody says otherwise: chosen by coherence and slot
+# distance together, on texts of seeds that no figure uses.
+SAMPLER = {"step": "deterministic", "stagger": 2.0, "likelihood_weight": 0.25}
 
 
-def sharp_sampler(config):
-    """Settings of the sharper sampler, as far as a model can use them.
+def sampler(config):
+    """`SAMPLER`, as far as a model can use it.
 
     Parameters
     ----------
@@ -183,60 +220,81 @@ def sharp_sampler(config):
     Returns
     -------
     dict
-        Options of `decoding.generate_ids`: a temperature needs a mixture
-        head, a weight the likelihood in the logits, and a stagger a model
-        that was trained with one. Empty where nothing can be used.
+        Options of `decoding.generate_ids`: empty without an output prior to
+        weigh, and without a stagger for a model trained without one.
     """
-    useful = {
-        "temperature": config.head == "mixture",
-        "likelihood_weight": config.likelihood,
-        "stagger": config.stagger > 0,
-        "power": config.stagger > 0,
-    }
-    return {k: v for k, v in SHARP.items() if useful[k]}
+    useful = dict(SAMPLER) if config.likelihood else {}
+    if not config.stagger:
+        useful.pop("stagger", None)
+    return useful
 
 
-def options_up_to(index, levels=None):
+def path(name):
+    """A rung and all on which it stands, from the lowest up.
+
+    Parameters
+    ----------
+    name : str
+        Of one of `RUNGS` or `COMPARISONS`.
+
+    Returns
+    -------
+    tuple of Rung
+    """
+    known = {rung.name: rung for rung in RUNGS + COMPARISONS}
+    if name not in known:
+        raise ValueError(
+            f"no rung {name!r}; there are {', '.join(known)}"
+        )
+    rung = known[name]
+    below = () if rung.on is None else path(rung.on)
+    return (*below, rung)
+
+
+def options(name, levels=None):
     """Fields of `DBLMConfig` of a rung: its own and all below it.
 
     Parameters
     ----------
-    index : int
+    name : str
     levels : list of float, optional
-        The fitted noise levels, needed from the rung "range" on.
+        The fitted noise levels, needed from "time-warping" on.
 
     Returns
     -------
     dict
     """
-    options = {}
-    for rung in RUNGS[: index + 1]:
-        options |= rung.changes
+    fields = {}
+    for rung in path(name):
+        fields |= rung.changes
         if rung.fitted:
             if levels is None:
                 raise ValueError(
                     f"the rung {rung.name!r} needs levels: fit them to the "
                     "loss of the rung below it, see fit_levels"
                 )
-            options |= {
+            fields |= {
                 "schedule": "warped",
                 "schedule_options": {"levels": list(levels)},
             }
-    return options
+    return fields
 
 
-def build(index, levels=None, seed=0, backbone=None):
+def build(name, levels=None, seed=0, backbone=None, rows=None):
     """A new model of a rung.
 
     Parameters
     ----------
-    index : int
+    name : str
     levels
-        As in `options_up_to`.
+        As in `options`.
     seed : int
         Of all weights that do not come from the backbone.
     backbone : resources.Backbone, optional
         The embedded GPT-2 if left out.
+    rows : tensor of ids, optional
+        The tokens that occur, as in `DBLM.from_backbone`; needed where a
+        rung has fewer dimensions than GPT-2.
 
     Returns
     -------
@@ -244,24 +302,24 @@ def build(index, levels=None, seed=0, backbone=None):
     """
     backbone = backbone or resources.load_backbone("tales-gpt2")
     torch.manual_seed(seed)
-    options = options_up_to(index, levels)
+    fields = options(name, levels)
     if backbone.model.config.activation_function == "gelu_new":
         # GPT-2's own activation, computed in one go instead of eight.
-        options["activation_function"] = "gelu_pytorch_tanh"
-    if RUNGS[index].backbone:
-        return denoiser.DBLM.from_backbone(backbone, **options)
-    fields = backbone.model.config.to_dict()
-    for name in ("model_type", "architectures", "transformers_version"):
-        fields.pop(name, None)
-    return denoiser.DBLM(denoiser.DBLMConfig(**{**fields, **options})).eval()
+        fields["activation_function"] = "gelu_pytorch_tanh"
+    if path(name)[-1].backbone:
+        return denoiser.DBLM.from_backbone(backbone, rows, **fields)
+    given = backbone.model.config.to_dict()
+    for field_name in ("model_type", "architectures", "transformers_version"):
+        given.pop(field_name, None)
+    return denoiser.DBLM(denoiser.DBLMConfig(**{**given, **fields})).eval()
 
 
-def recipe(index=0, **changes):
+def recipe(name=RUNGS[0].name, **changes):
     """The training settings of a rung: its own and all below it.
 
     Parameters
     ----------
-    index : int
+    name : str
     **changes
         Fields of `training.TrainConfig` that differ.
 
@@ -278,7 +336,7 @@ def recipe(index=0, **changes):
         "ema": 0.99,
         "precision": "auto",
     }
-    for rung in RUNGS[: index + 1]:
+    for rung in path(name):
         settings |= rung.recipe
     return training.TrainConfig(**{**settings, **changes})
 
@@ -302,14 +360,14 @@ def only_neighbours(config):
         config.clean_rate, config.stagger, config.self_conditioning = before
 
 
-def train(model, index, ids, config, progress=True):
+def train(model, name, ids, config, progress=True):
     """Train a model of a rung, in one phase or in two.
 
     Parameters
     ----------
     model : denoiser.DBLM
-    index : int
-        Of `RUNGS`.
+    name : str
+        Of the rung.
     ids : tensor of ids, shape ``(n, SEQ_LEN)``
         Every position counts.
     config : training.TrainConfig
@@ -322,7 +380,7 @@ def train(model, index, ids, config, progress=True):
         Of both phases, one after the other.
     """
     everywhere = torch.ones_like(ids, dtype=torch.bool)
-    first = max(r.first for r in RUNGS[: index + 1])
+    first = max(rung.first for rung in path(name))
     begun = round(first * config.steps)
     history = training.History()
 
@@ -438,7 +496,7 @@ def fit_levels(report, count=17, trim=0.01):
     return schedules.fit_warp(levels[1:], losses, count, trim)
 
 
-def run(index, seed, folder, measure, progress=True, **changes):
+def run(name, seed, folder, measure, progress=True, **changes):
     """Train one rung, measure it, and keep what was measured.
 
     On the GPU, if there is one. A run that is already in ``folder`` is read,
@@ -446,8 +504,8 @@ def run(index, seed, folder, measure, progress=True, **changes):
 
     Parameters
     ----------
-    index : int
-        Of `RUNGS`.
+    name : str
+        Of the rung.
     seed : int
         Of weights, batches and noise.
     folder : path
@@ -467,15 +525,16 @@ def run(index, seed, folder, measure, progress=True, **changes):
     resources.DataError
         If the run in ``folder`` is that of another rung or recipe.
     """
-    rung, config = RUNGS[index], recipe(index, seed=seed, **changes)
+    rung, config = path(name)[-1], recipe(name, seed=seed, **changes)
 
     def make():
-        levels = levels_of(index, seed, folder, measure, progress, **changes)
+        levels = levels_of(name, seed, folder, measure, progress, **changes)
         backbone = resources.load_backbone("tales-gpt2")
         ids, valid = canvases(backbone.tokenizer)
-        model = build(index, levels, seed, backbone).to(resources.device())
+        model = build(name, levels, seed, backbone, ids.unique())
+        model.to(resources.device())
         start = time.perf_counter()
-        history = train(model, index, ids, config, progress)
+        history = train(model, name, ids, config, progress)
         seconds = time.perf_counter() - start
         report = level_report(model, valid[:256], FIT_LEVELS)
         return {
@@ -490,30 +549,29 @@ def run(index, seed, folder, measure, progress=True, **changes):
             "steps_logged": history.steps[::10],
             "loss": [round(v, 5) for v in history.loss[::10]],
             "by_level": {
-                name: [round(v, 5) for v in values]
-                for name, values in report.items()
+                key: [round(v, 5) for v in values]
+                for key, values in report.items()
             },
             "levels": levels,  # those of its own schedule
             "fitted_levels": fit_levels(report),
             **measure(model),
         }
 
-    return ablation.result(_named(rung.name, index, config), make, folder)
+    return ablation.result(_named("run", name, config), make, folder)
 
 
-def _named(what, index, config):
+def _named(what, name, config):
     """A run of a rung; its levels are found on the way."""
-    rungs = RUNGS[: index + 1]
     settings = {
-        "model": options_up_to(index, levels=()),
-        "backbone": RUNGS[index].backbone,
-        "first": max(rung.first for rung in rungs),
+        "model": options(name, levels=()),
+        "backbone": path(name)[-1].backbone,
+        "first": max(rung.first for rung in path(name)),
     }
-    name = f"{index:02d}-{what}-{config.seed}"
-    return ablation.Run(name, settings, dataclasses.asdict(config))
+    file = f"{name}-{what}-{config.seed}"
+    return ablation.Run(file, settings, dataclasses.asdict(config))
 
 
-def levels_of(index, seed, folder, measure, progress=True, **changes):
+def levels_of(name, seed, folder, measure, progress=True, **changes):
     """The noise levels that are fitted for a rung; None below the first fit.
 
     The first fit takes the loss of the rung below. Later ones are for other
@@ -522,19 +580,19 @@ def levels_of(index, seed, folder, measure, progress=True, **changes):
 
     Parameters
     ----------
-    index, seed, folder, measure, progress, **changes
+    name, seed, folder, measure, progress, **changes
         As in `run`.
 
     Returns
     -------
     list of float, or None
     """
-    fits = [i for i, rung in enumerate(RUNGS[: index + 1]) if rung.fitted]
+    fits = [rung for rung in path(name) if rung.fitted]
     if not fits:
         return None
-    last = fits[-1]
+    last = fits[-1].name
     if len(fits) == 1:
-        below = run(last - 1, seed, folder, measure, progress, **changes)
+        below = run(fits[-1].on, seed, folder, measure, progress, **changes)
         return below["fitted_levels"]
     brief = {**changes, "steps": FIT_STEPS, "warmup": 20}
     config = recipe(last, seed=seed, **brief)
@@ -543,7 +601,8 @@ def levels_of(index, seed, folder, measure, progress=True, **changes):
         backbone = resources.load_backbone("tales-gpt2")
         ids, valid = canvases(backbone.tokenizer)
         wide = [level for level in FIT_LEVELS if level > 0.25]
-        model = build(last, wide, seed, backbone).to(resources.device())
+        model = build(last, wide, seed, backbone, ids.unique())
+        model.to(resources.device())
         everywhere = torch.ones_like(ids, dtype=torch.bool)
         training.train(model, ids, everywhere, config, progress=progress)
         return fit_levels(level_report(model, valid[:256], FIT_LEVELS))
@@ -560,9 +619,9 @@ def results():
     -------
     list of dict
         What `run` returned, one rung after the other for each seed, with
-        ``plain`` and ``sharp``: what `metrics.report` said of two hundred
+        ``plain`` and ``tuned``: what `metrics.report` said of two hundred
         tales that the rung wrote in 64 steps, and ``first``, twenty of them.
-        Sharp is `sharp_sampler`; None where there is nothing to sharpen.
+        Tuned is `sampler`; None where that is empty.
     """
     file = resources.verified("ladder") / "runs.json"
     return json.loads(file.read_text("utf-8"))

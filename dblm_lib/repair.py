@@ -1,4 +1,4 @@
-"""The repaired model, from texts to weights: how the ladder's top is trained.
+"""The repaired model, from texts to weights: how it is trained.
 
 Chapter 7. In three parts: a short run over a wide range of noise, to whose
 loss the range is fitted (time warping); then the model itself, which at first
@@ -14,9 +14,7 @@ from . import ablation, checks, ladder, resources, training
 __all__ = ["FIT", "PARTS", "SAMPLER", "Plan", "begin", "plan", "train"]
 
 PARTS = ("fit", "neighbours", "together")
-# How the repaired model writes where nobody says otherwise: chosen by
-# coherence and slot distance together, on texts of seeds that no figure uses.
-SAMPLER = {"step": "deterministic", "stagger": 2.0, "likelihood_weight": 0.25}
+SAMPLER = ladder.SAMPLER
 # What the short run differs in, and the share of the rise that is left out.
 FIT = {"clean_rate": 0.5, "trim": 0.005}
 # Held-out texts whose loss is measured, and logits that fit into memory.
@@ -72,7 +70,7 @@ def plan(steps):
 
 
 def begin(levels=None, backbone=None, seed=0, seq_len=None):
-    """The model of the top rung before it is trained.
+    """The repaired model before it is trained.
 
     Parameters
     ----------
@@ -97,7 +95,7 @@ def begin(levels=None, backbone=None, seed=0, seq_len=None):
     """
     wide = levels is None
     levels = _wide() if wide else levels
-    model = ladder.build(ladder.TOP, levels, seed, backbone)
+    model = ladder.build(ladder.REPAIRED, levels, seed, backbone)
     if wide:
         model.config.clean_rate = FIT["clean_rate"]
     longest = model.config.n_positions - model.config.shift
@@ -229,4 +227,4 @@ def _config(plan, part, seed, changes):
         "ema": max(0.0, min(most, 1 - share / steps)),
         "save_every": min(250, max(1, steps // 5)),
     }
-    return ladder.recipe(ladder.TOP, **settings | changes)
+    return ladder.recipe(ladder.REPAIRED, **settings | changes)

@@ -25,6 +25,14 @@ from . import PLACES
 TRAIN_TALES = text.TRAIN_TALES
 VALID_TALES = 1_000
 SEQ_LEN = ladder.SEQ_LEN
+# A sampler that leans to what the network holds for likely: chapter 8 shows
+# what that buys and what it costs.
+SHARP = {
+    "stagger": 2.0,
+    "power": 0.8,
+    "temperature": 0.6,
+    "likelihood_weight": 0.25,
+}
 
 
 def ingredient(data, name):
@@ -81,7 +89,7 @@ def trained(model, train, folder, loss=None, draw="model", **changes):
     -------
     history, config
     """
-    config = ladder.recipe(ladder.TOP, save_every=250, **changes)
+    config = ladder.recipe(ladder.REPAIRED, save_every=250, **changes)
     everywhere = torch.ones_like(train, dtype=torch.bool)
     history = training.train(
         model, train, everywhere, config, loss, draw, folder, resume=True

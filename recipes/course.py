@@ -1,7 +1,7 @@
 """The teacher's training once more, measured on its way.
 
 At each mark a mean of the weights of the last hundred steps or so writes
-tales, once with the plain sampler and once with the ladder's sharp one. About
+tales, once with the plain sampler and once with the sharp one. About
 an hour on two processor cores. Begins anew each time, since what was measured
 before a stop is lost.
 """
@@ -36,7 +36,7 @@ def make(folder, data, work, jobs=1, marks=MARKS, texts=100):
     def measure(model, done):
         for way, sampler in (
             ("plain", denoiser.SAMPLER),
-            ("own", ladder.SHARP),
+            ("own", common.SHARP),
         ):
             told = evaluation.write(model, judge.tokenizer, texts, **sampler)
             found = metrics.report(

@@ -46,7 +46,7 @@ def ways(own):
     changed = settings | {"step": "ancestral"}
     found.append((TEACHER, "ancestral", 64, changed))
     found.append((TEACHER, "plain", 64, denoiser.SAMPLER))
-    sharp = denoiser.SAMPLER | ladder.SHARP
+    sharp = denoiser.SAMPLER | common.SHARP
     found.append((TEACHER, "sharp", 64, sharp))
     return found
 
