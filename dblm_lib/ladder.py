@@ -243,9 +243,7 @@ def path(name):
     """
     known = {rung.name: rung for rung in RUNGS + COMPARISONS}
     if name not in known:
-        raise ValueError(
-            f"no rung {name!r}; there are {', '.join(known)}"
-        )
+        raise ValueError(f"no rung {name!r}; there are {', '.join(known)}")
     rung = known[name]
     below = () if rung.on is None else path(rung.on)
     return (*below, rung)

@@ -8,7 +8,7 @@ resumes.
 
 import time
 
-from dblm_lib import ablation, denoiser, evaluation, ladder, resources
+from dblm_lib import ablation, denoiser, evaluation, resources
 
 from . import common
 

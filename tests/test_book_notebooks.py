@@ -131,7 +131,7 @@ def good():
 
 
 BLANK = f"Exercise 9.1: {exercises.BLANK}"
-TRAINED = """recipe = ladder.recipe(0, precision="fp32")
+TRAINED = """recipe = ladder.recipe("proposal", precision="fp32")
 run = training.train(model, x, recipe)"""
 SHOWN = "def twice(x):\n    # two times\n    return 2 * x"
 SHIPPED = 'def twice(x):\n    """Return the double."""\n    return 2 * x'
@@ -355,11 +355,11 @@ def test_what_is_the_same_everywhere_may_be_shown(source):
         "recipe = ladder.recipe()\nprint(recipe)",  # only shown
         (
             "brief = {'precision': 'fp32'}\n"
-            "training.train(model, x, ladder.recipe(0, **brief))"
+            "training.train(model, x, ladder.recipe('muon', **brief))"
         ),
         (
             "brief = {}\nbrief['precision'] = 'fp32'\n"
-            "training.train(model, x, ladder.recipe(0, **brief | {'steps': 4}))"
+            "training.train(model, x, ladder.recipe('muon', **brief | {'steps': 4}))"
         ),
         "draw = distillation.Lessons(y, precision='fp32')",
     ],

@@ -58,7 +58,7 @@ def digest(out):
 def test_the_default_is_the_top_of_the_ladder(repaired):
     model = denoiser.load(repaired / "final")
     levels = model.config.schedule_options["levels"]
-    wanted = ladder.options_up_to(ladder.TOP, levels)
+    wanted = ladder.options(ladder.REPAIRED, levels)
     wanted |= {"seq_len": 16, "sampler": repair.SAMPLER}
     for name, value in wanted.items():
         assert getattr(model.config, name) == value, name

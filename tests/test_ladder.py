@@ -12,10 +12,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from dblm_lib import ladder, noising, resources, schedules, training
 
-VOCAB, DIM = 60, 32
+VOCAB, DIM = 60, 48
 LEVELS = [0.2, 0.5, 1.0, 3.0]
-FITTED = next(i for i, rung in enumerate(ladder.RUNGS) if rung.fitted)
-BY_RUNG = pytest.mark.parametrize("index", range(len(ladder.RUNGS)))
+ALL = ladder.RUNGS + ladder.COMPARISONS
+UP = [rung.name for rung in ladder.RUNGS]
+BOTTOM = UP[0]
+FITTED = next(rung.name for rung in ladder.RUNGS if rung.fitted)
+BY_RUNG = pytest.mark.parametrize("name", [rung.name for rung in ALL])
 
 
 @lru_cache
@@ -34,8 +37,12 @@ def backbone():
     return resources.Backbone(GPT2LMHeadModel(config).eval(), None)
 
 
-def build(index, seed=0):
-    return ladder.build(index, LEVELS, seed, backbone())
+def build(name, seed=0):
+    return ladder.build(name, LEVELS, seed, backbone())
+
+
+def reaches_the_fit(name):
+    return any(rung.fitted for rung in ladder.path(name))
 
 
 def texts(count, seed=0, length=ladder.SEQ_LEN):
@@ -56,15 +63,28 @@ def fields(model):
 
 
 def test_names_are_different_and_fit_in_file_names():
-    names = [rung.name for rung in ladder.RUNGS]
+    names = [rung.name for rung in ALL]
     assert len(set(names)) == len(names)
     assert all(n.replace("-", "").isalnum() and n.islower() for n in names)
-    assert all(rung.title for rung in ladder.RUNGS)
+    assert all(rung.title for rung in ALL)
+
+
+def test_rungs_stand_on_each_other_and_comparisons_on_them():
+    assert [rung.on for rung in ladder.RUNGS] == [None, *UP[:-1]]
+    assert [rung.name for rung in ladder.path(ladder.TOP)] == UP
+    for rung in ladder.COMPARISONS:
+        assert ladder.path(rung.name)[-1] == rung
+        assert ladder.path(rung.name)[:-1] == ladder.path(rung.on)
+
+
+def test_a_rung_that_is_not_there_is_named_beside_those_that_are():
+    with pytest.raises(ValueError, match="no rung 'muno'.*proposal, .*muon"):
+        ladder.path("muno")
 
 
 def test_the_first_rung_is_the_proposal():
     """Causal, not told the time, GPT-2's own embeddings, plain MSE."""
-    model = build(0)
+    model = build(BOTTOM)
     config = model.config
     assert config.causal and config.conditioning == "none"
     assert (config.head, config.loss) == ("vector", "mse")
@@ -90,96 +110,105 @@ def test_the_top_has_all_repairs():
     assert (config.head, config.loss) == ("mixture", "ce")
     assert config.likelihood and config.evidence
     assert config.self_conditioning
-    assert config.clean_rate and config.train_embeddings
-    assert config.stagger
-    assert ladder.sharp_sampler(config) == ladder.SHARP
+    assert config.train_embeddings and config.stagger
+    assert ladder.sampler(config) == ladder.SAMPLER
     assert config.schedule == "warped"
     assert config.schedule_options == {"levels": LEVELS}
 
 
-def test_what_follows_the_top_is_a_comparison():
-    """Every step up starts from GPT-2; "scratch" is the top without it."""
-    up, after = ladder.RUNGS[: ladder.TOP + 1], ladder.RUNGS[ladder.TOP + 1 :]
-    assert all(rung.backbone for rung in up)
-    assert [rung.name for rung in after] == ["scratch", "wider"]
-    assert not any(rung.backbone for rung in after)
-    top, scratch, wider = (build(ladder.TOP + i) for i in range(3))
+def test_every_step_up_starts_from_gpt2_and_comparisons_show_without():
+    """Those from chance have the shapes of the top, but its weights."""
+    assert all(rung.backbone for rung in ladder.RUNGS)
+    top, scratch = build(ladder.TOP), build("scratch")
     shapes = [
         {name: tuple(p.shape) for name, p in model.named_parameters()}
-        for model in (top, scratch, wider)
+        for model in (top, scratch)
     ]
     assert shapes[0] == shapes[1]
-    assert shapes[1].keys() == shapes[2].keys()
-    assert wider.config.hidden_size > scratch.config.hidden_size
+    chance = {rung.name for rung in ALL if not rung.backbone}
+    assert chance == {"scratch", "scratch-no-shift"}
 
 
-@pytest.mark.parametrize("index", range(1, ladder.TOP + 1))
-def test_a_step_up_is_one_change(index):
-    """One field of the model, or the range alone, or the recipe."""
-    rung = ladder.RUNGS[index]
-    kinds = (rung.changes, rung.recipe, rung.fitted and not rung.changes)
-    assert sum(map(bool, kinds)) == 1
-    assert len(rung.changes) <= 1
+def test_dimensions_and_interface_are_compared_two_by_two():
+    found = {
+        (build(n).config.embed_dim, build(n).config.shift)
+        for n in ("self-conditioning", "shift", "low-dim", "low-dim-shift")
+    }
+    assert found == {(None, False), (None, True), (32, False), (32, True)}
 
 
-@pytest.mark.parametrize("index", range(1, len(ladder.RUNGS)))
-def test_a_rung_changes_only_what_it_says(index):
+def test_muon_and_adamw_differ_in_the_optimiser_alone():
+    pair = [dataclasses.asdict(ladder.recipe(n)) for n in ("adamw", "muon")]
+    assert {k for k in pair[0] if pair[0][k] != pair[1][k]} == {"optimizer"}
+    assert fields(build("adamw")) == fields(build("muon"))
+
+
+def test_few_dimensions_are_those_of_tokens_that_occur():
+    rows = torch.arange(20, VOCAB)
+    model = ladder.build("low-dim", LEVELS, 0, backbone(), rows)
+    table = backbone().model.transformer.wte.weight.detach()
+    wanted = noising.principal_table(table, 32, rows)
+    torch.testing.assert_close(model.embeddings.weight.detach(), wanted)
+    rotated = noising.principal_table(table, 32)
+    assert not torch.allclose(wanted, rotated, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name", [rung.name for rung in ALL if rung.on is not None]
+)
+def test_a_rung_changes_only_what_it_says(name):
     """Its fields beside those of the rung below: no other differs."""
-    rung = ladder.RUNGS[index]
-    below, here = (fields(build(i)) for i in (index - 1, index))
+    rung = ladder.path(name)[-1]
+    below, here = (fields(build(n)) for n in (rung.on, name))
     assert below.keys() == here.keys()
-    changed = {name for name in here if here[name] != below[name]}
+    changed = {field for field in here if here[field] != below[field]}
     said = set(rung.changes)
-    if rung.fitted and index == FITTED:  # later on the levels change
+    if name == FITTED:  # later on the levels change
         said |= {"schedule", "schedule_options"}
     assert changed == said
-    for name, value in rung.changes.items():
-        assert here[name] == value
-    assert changed or rung.recipe
+    for field, value in rung.changes.items():
+        assert here[field] == value
+    assert changed or rung.recipe or rung.first
 
 
 @BY_RUNG
-def test_options_add_up(index):
+def test_options_add_up(name):
     """Each rung's own options win, and none of those below is lost."""
-    options = ladder.options_up_to(index, LEVELS)
-    for number, rung in enumerate(ladder.RUNGS[: index + 1]):
-        later = set().union(
-            *(r.changes for r in ladder.RUNGS[number + 1 : index + 1])
-        )
-        for name, value in rung.changes.items():
-            assert name in options
-            assert name in later or options[name] == value
-    assert ("schedule" in options) == (index >= FITTED)
+    options, way = ladder.options(name, LEVELS), ladder.path(name)
+    for number, rung in enumerate(way):
+        later = set().union(*(r.changes for r in way[number + 1 :]))
+        for field, value in rung.changes.items():
+            assert field in options
+            assert field in later or options[field] == value
+    assert ("schedule" in options) == reaches_the_fit(name)
 
 
 @BY_RUNG
-def test_levels_are_needed_from_the_fitted_rung_on(index):
-    if index < FITTED:
-        assert ladder.options_up_to(index) == ladder.options_up_to(
-            index, LEVELS
-        )
+def test_levels_are_needed_from_the_fitted_rung_on(name):
+    if not reaches_the_fit(name):
+        assert ladder.options(name) == ladder.options(name, LEVELS)
     else:
-        with pytest.raises(ValueError, match="'range' needs levels"):
-            ladder.options_up_to(index)
+        with pytest.raises(ValueError, match=f"{FITTED!r} needs levels"):
+            ladder.options(name)
 
 
 @BY_RUNG
-def test_a_seed_builds_the_same_model(index):
+def test_a_seed_builds_the_same_model(name):
     """Bit for bit; another seed changes what does not come from GPT-2."""
-    first, again, other = build(index), build(index), build(index, seed=1)
+    first, again, other = build(name), build(name), build(name, seed=1)
     config = first.config
     weights = [m.state_dict() for m in (first, again, other)]
     names = weights[0].keys()
     assert all(torch.equal(weights[0][n], weights[1][n]) for n in names)
     moved = {n for n in names if not torch.equal(weights[0][n], weights[2][n])}
     trunk = {n for n in names if n.startswith("trunk.h.0.attn.c_attn.weight")}
-    if ladder.RUNGS[index].backbone:
+    if ladder.path(name)[-1].backbone:
         gpt2 = backbone().model.transformer.state_dict()
-        for name, value in gpt2.items():
-            if config.shift and name.startswith("ln_f."):
+        for key, value in gpt2.items():
+            if config.shift and key.startswith("ln_f."):
                 value = value * config.input_std  # see `DBLM`
-            if name != "wte.weight":
-                assert torch.equal(weights[0][f"trunk.{name}"], value)
+            if key != "wte.weight":
+                assert torch.equal(weights[0][f"trunk.{key}"], value)
         assert not moved & trunk
     else:
         assert trunk <= moved
@@ -189,9 +218,9 @@ def test_a_seed_builds_the_same_model(index):
 
 
 @BY_RUNG
-def test_every_rung_trains(index):
+def test_every_rung_trains(name):
     """Two steps of the recipe: the loss is finite, and weights move."""
-    model = build(index)
+    model = build(name)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     ids = texts(20)
     config = ladder.recipe(steps=2, batch_size=4, log_every=1)
@@ -227,18 +256,16 @@ def test_recipe_takes_changes():
         ladder.recipe(stepps=7)
 
 
-def test_a_rung_keeps_the_recipe_of_those_below():
-    names = [rung.name for rung in ladder.RUNGS]
-    for index, name in enumerate(names):
-        late = index >= names.index("muon")
-        config = ladder.recipe(index)
-        assert config.optimizer == ("muon" if late else "adamw"), name
-        assert config.steps == ladder.recipe().steps
-        assert config.batch_size == ladder.recipe().batch_size
+@BY_RUNG
+def test_a_rung_keeps_the_recipe_of_those_below(name):
+    config, plain = ladder.recipe(name), ladder.recipe()
+    late = any(rung.name == "muon" for rung in ladder.path(name))
+    assert config.optimizer == ("muon" if late else "adamw")
+    assert config.steps == plain.steps
+    assert config.batch_size == plain.batch_size
     # The embeddings' own rate stays what it was.
-    before, after = ladder.recipe(), ladder.recipe(ladder.TOP)
-    assert after.learning_rate * after.embedding_rate == pytest.approx(
-        before.learning_rate * before.embedding_rate
+    assert config.learning_rate * config.embedding_rate == pytest.approx(
+        plain.learning_rate * plain.embedding_rate
     )
 
 
@@ -264,26 +291,28 @@ def test_a_rung_with_a_first_phase_trains_in_two(monkeypatch):
         return train(model, ids, mask, config, **options)
 
     monkeypatch.setattr(training, "train", watched)
-    config = ladder.recipe(ladder.TOP, steps=10, batch_size=4, log_every=1)
-    model, ids = build(ladder.TOP), texts(12)
+    config = ladder.recipe(
+        ladder.REPAIRED, steps=10, batch_size=4, log_every=1
+    )
+    model, ids = build(ladder.REPAIRED), texts(12)
     rates = model.config.clean_rate, model.config.stagger
-    history = ladder.train(model, ladder.TOP, ids, config, progress=False)
+    history = ladder.train(model, ladder.REPAIRED, ids, config, progress=False)
     assert calls == [(2, 1.0, 0.0), (8, *rates)]
     assert history.steps == list(range(10)) and len(history.loss) == 10
     calls.clear()
-    ladder.train(build(3), 3, ids, config, progress=False)
+    ladder.train(build("scaled"), "scaled", ids, config, progress=False)
     assert [steps for steps, *_ in calls] == [10]
 
 
 @BY_RUNG
-def test_the_sharp_sampler_asks_for_nothing_that_a_model_lacks(index):
+def test_the_sampler_asks_for_nothing_that_a_model_lacks(name):
     """So that what it names can be handed on, and means something."""
-    config = build(index).config
-    sampler = ladder.sharp_sampler(config)
-    assert ("temperature" in sampler) == (config.head == "mixture")
+    config = build(name).config
+    sampler = ladder.sampler(config)
     assert ("likelihood_weight" in sampler) == config.likelihood
+    assert bool(sampler) == config.likelihood
     assert ("stagger" in sampler) == bool(config.stagger)
-    assert sampler.items() <= ladder.SHARP.items()
+    assert sampler.items() <= ladder.SAMPLER.items()
 
 
 def test_the_runs_that_the_book_brings_are_whole():
@@ -292,24 +321,23 @@ def test_the_runs_that_the_book_brings_are_whole():
         runs = ladder.results()
     except resources.DataError as error:
         pytest.skip(f"no data yet: {error}")
-    expected = [(r.name, seed) for seed in (0, 1) for r in ladder.RUNGS]
+    expected = [(r.name, seed) for seed in (0, 1) for r in ALL]
     assert [(run["rung"], run["seed"]) for run in runs] == expected
     steps = ladder.recipe().steps
     for run in runs:
-        index = expected.index((run["rung"], 0))
-        assert run["title"] == ladder.RUNGS[index].title
+        name = run["rung"]
+        assert run["title"] == ladder.path(name)[-1].title
         assert run["steps"] == steps and run["device"]
-        levels = [run["levels"]] if index >= FITTED else []
-        config = build_config(index, *levels)
-        assert bool(run["sharp"]) == bool(ladder.sharp_sampler(config))
-        for row in (run["plain"], run["sharp"] or run["plain"]):
+        assert bool(run["levels"]) == reaches_the_fit(name)
+        config = ladder.build(
+            name, run["levels"], 0, backbone(), range(VOCAB)
+        ).config
+        assert bool(run["tuned"]) == bool(ladder.sampler(config))
+        for row in (run["plain"], run["tuned"] or run["plain"]):
             good = row["texts"] - sum(row["broken"].values())
             assert row["coherent"] == pytest.approx(good / row["texts"])
+            assert 0 <= row["slot_distance"] <= 1 or not good
             assert len(row["first"]) == 20
-
-
-def build_config(index, levels=None):
-    return ladder.build(index, levels, 0, backbone()).config
 
 
 def test_canvases_are_whole_tales_and_ends():
@@ -363,27 +391,27 @@ def by_hand(model, ids, level, seed=0):
     }
 
 
-@pytest.mark.parametrize("index", [1, 3, FITTED, len(ladder.RUNGS) - 1])
+@pytest.mark.parametrize("name", ["both-sides", "scaled", FITTED, "muon"])
 @torch.no_grad()
-def test_report_is_what_one_would_count_by_hand(index):
-    model, ids = build(index), texts(6)
+def test_report_is_what_one_would_count_by_hand(name):
+    model, ids = build(name), texts(6)
     levels = [0.3, 0.7, 2.0]
     report = ladder.level_report(model, ids, levels, seed=4)
     mixture = model.config.head == "mixture"
     assert ("nats" in report) == mixture
     for i, level in enumerate(levels):
         expected = by_hand(model, ids, level, seed=4)
-        for name, row in report.items():
+        for key, row in report.items():
             # One token more or less may fall on the border.
-            room = 1.5 / ids.numel() if name in ("accuracy", "baseline") else 0
-            assert row[i] == pytest.approx(expected[name], rel=1e-3, abs=room)
+            room = 1.5 / ids.numel() if key in ("accuracy", "baseline") else 0
+            assert row[i] == pytest.approx(expected[key], rel=1e-3, abs=room)
     assert report == ladder.level_report(model, ids, levels, seed=4)
     assert report != ladder.level_report(model, ids, levels, seed=5)
 
 
 def test_baseline_is_the_recovery_curve_of_chapter_two():
     """Within five standard errors; drawn by another piece of code."""
-    model, ids = build(3), texts(120)
+    model, ids = build("scaled"), texts(120)
     levels = [0.5, 1.0, 1.5, 2.5]
     report = ladder.level_report(model, ids, levels)
     curve = noising.recovery_curve(
@@ -457,11 +485,11 @@ def test_a_run_is_kept_and_read_back(small, tmp_path, monkeypatch):
         seen.append(model)
         return {"coherent": 0.25}
 
-    result = ladder.run(1, 7, folder, measure, **small)
+    result = ladder.run("both-sides", 7, folder, measure, **small)
     (file,) = folder.iterdir()
-    assert file.name == f"01-{ladder.RUNGS[1].name}-7.json"
+    assert file.name == "both-sides-run-7.json"
     assert json.loads(file.read_text("utf-8"))["found"] == result
-    assert (result["rung"], result["seed"]) == (ladder.RUNGS[1].name, 7)
+    assert (result["rung"], result["seed"]) == ("both-sides", 7)
     assert result["steps"] == 3 and result["coherent"] == 0.25
     assert result["tokens_seen"] == 3 * 4 * ladder.SEQ_LEN
     count = sum(p.numel() for p in seen[0].parameters())
@@ -469,39 +497,36 @@ def test_a_run_is_kept_and_read_back(small, tmp_path, monkeypatch):
     assert len(result["by_level"]["error"]) == 5
     assert len(result["fitted_levels"]) == 17
     monkeypatch.setattr(training, "train", None)
-    assert ladder.run(1, 7, folder, measure, **small) == result
+    again = ladder.run("both-sides", 7, folder, measure, **small)
+    assert again == result
     assert len(seen) == 1
 
 
 def test_a_run_from_the_fitted_rung_on_fits_first(small, tmp_path):
     """The rung below the fit is trained with the same seed, and kept."""
-    configs = []
+    configs, under = [], ladder.path(FITTED)[-1].on
 
     def measure(model):
         configs.append(model.config)
         return {}
 
-    above = ladder.run(FITTED + 1, 2, tmp_path, measure, **small)
+    above = ladder.run(FITTED, 2, tmp_path, measure, **small)
     names = sorted(path.name for path in tmp_path.iterdir())
-    below, here = (
-        f"{i:02d}-{ladder.RUNGS[i].name}-2.json"
-        for i in (FITTED - 1, FITTED + 1)
-    )
-    assert names == [below, here]
+    below, here = f"{under}-run-2.json", f"{FITTED}-run-2.json"
+    assert names == sorted([below, here])
     fitted = json.loads((tmp_path / below).read_text("utf-8"))["found"]
     assert configs[0].schedule == "linear" and fitted["levels"] is None
     assert configs[1].schedule == "warped"
     got = configs[1].schedule_options["levels"]
     assert list(got) == fitted["fitted_levels"] == above["levels"]
-    ladder.run(FITTED, 2, tmp_path, measure, **small)
-    assert len(configs) == 3  # the rung below the fit was read
+    ladder.run(under, 2, tmp_path, measure, **small)
+    assert len(configs) == 2  # the rung below the fit was read
 
 
 def test_other_embeddings_get_a_fit_of_their_own(small, tmp_path, monkeypatch):
     """Of the rung that brings them, in some steps more; kept, too."""
     monkeypatch.setattr(ladder, "FIT_STEPS", 2)
-    again = [rung.name for rung in ladder.RUNGS].index("own-space")
-    assert ladder.RUNGS[again].fitted and again != FITTED
+    again, above = "score-interpolation", "output-prior"
     trained = []
     train = training.train
 
@@ -510,8 +535,8 @@ def test_other_embeddings_get_a_fit_of_their_own(small, tmp_path, monkeypatch):
         return train(model, ids, mask, config, **options)
 
     monkeypatch.setattr(training, "train", watched)
-    top = ladder.run(again + 1, 3, tmp_path, lambda model: {}, **small)
-    kept = tmp_path / f"{again:02d}-levels-3.json"
+    top = ladder.run(above, 3, tmp_path, lambda model: {}, **small)
+    kept = tmp_path / f"{again}-levels-3.json"
     levels = json.loads(kept.read_text("utf-8"))["found"]
     assert trained == [([0.4, 1.0, 3.0, 10.0], 2), (levels, 3)]
     assert top["levels"] == levels
@@ -531,7 +556,7 @@ def test_a_run_is_trained_by_the_recipe_on_every_position(
 
     monkeypatch.setattr(training, "train", watched)
     results = [
-        ladder.run(0, seed, tmp_path, lambda model: {}, **small)
+        ladder.run(BOTTOM, seed, tmp_path, lambda model: {}, **small)
         for seed in (0, 1)
     ]
     ids, mask, config = calls[0]
@@ -548,7 +573,7 @@ def test_a_run_that_fails_leaves_no_file(small, tmp_path):
         raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError, match="power cut"):
-        ladder.run(0, 0, tmp_path, measure, **small)
+        ladder.run(BOTTOM, 0, tmp_path, measure, **small)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -569,9 +594,11 @@ def test_results_are_read_from_the_data_folder(tmp_path, monkeypatch):
 
 
 def test_a_run_of_another_length_is_not_taken_for_this_one(small, tmp_path):
-    ladder.run(0, 0, tmp_path, lambda model: {}, **small)
+    ladder.run(BOTTOM, 0, tmp_path, lambda model: {}, **small)
     with pytest.raises(resources.DataError, match="3 steps, not 4"):
-        ladder.run(0, 0, tmp_path, lambda model: {}, **{**small, "steps": 4})
+        ladder.run(
+            BOTTOM, 0, tmp_path, lambda model: {}, **{**small, "steps": 4}
+        )
 
 
 @pytest.mark.parametrize(
@@ -585,11 +612,13 @@ def test_a_run_of_another_length_is_not_taken_for_this_one(small, tmp_path):
 def test_a_run_of_another_recipe_is_named_by_what_differs(
     small, tmp_path, changes, said
 ):
-    ladder.run(0, 0, tmp_path, lambda model: {}, **small)
+    ladder.run(BOTTOM, 0, tmp_path, lambda model: {}, **small)
     (file,) = tmp_path.iterdir()
     before = file.read_bytes()
     with pytest.raises(resources.DataError, match="of another run") as error:
-        ladder.run(0, 0, tmp_path, lambda model: {}, **{**small, **changes})
+        ladder.run(
+            BOTTOM, 0, tmp_path, lambda model: {}, **{**small, **changes}
+        )
     assert said in str(error.value)
     assert file.read_bytes() == before
 
@@ -598,19 +627,19 @@ def test_a_rung_that_changed_since_is_another_run(
     small, tmp_path, monkeypatch
 ):
     """The model's fields are compared, too, not only the recipe."""
-    ladder.run(1, 0, tmp_path, lambda model: {}, **small)
+    ladder.run("both-sides", 0, tmp_path, lambda model: {}, **small)
     rungs = list(ladder.RUNGS)
     rungs[1] = dataclasses.replace(rungs[1], changes={"causal": True})
     monkeypatch.setattr(ladder, "RUNGS", tuple(rungs))
     with pytest.raises(resources.DataError, match="False causal, not True"):
-        ladder.run(1, 0, tmp_path, lambda model: {}, **small)
+        ladder.run("both-sides", 0, tmp_path, lambda model: {}, **small)
 
 
 def test_the_levels_of_another_recipe_are_not_taken(
     small, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(ladder, "FIT_STEPS", 2)
-    again = [rung.name for rung in ladder.RUNGS].index("own-space")
+    again = "score-interpolation"
     given = (again, 3, tmp_path, lambda model: {})
     levels = ladder.levels_of(*given, **small)
     assert ladder.levels_of(*given, **small) == levels

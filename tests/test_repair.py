@@ -107,7 +107,7 @@ def test_each_part_has_the_recipe_of_the_book_s_own_teacher():
         config = repair._config(plan, part, 0, {"save_every": 250})
         steps = getattr(plan, part)
         assert config == ladder.recipe(
-            ladder.TOP, save_every=250, steps=steps, ema=ema
+            ladder.REPAIRED, save_every=250, steps=steps, ema=ema
         )
         assert config.warmup == 100 and config.optimizer == "muon"
 
@@ -133,7 +133,7 @@ def test_a_short_part_warms_up_and_averages_for_less_long(steps):
 def test_the_model_is_the_top_of_the_ladder():
     model, runs = train()
     levels = model.config.schedule_options["levels"]
-    expected = ladder.build(ladder.TOP, levels, 0, backbone()).config
+    expected = ladder.build(ladder.REPAIRED, levels, 0, backbone()).config
     expected.seq_len, expected.sampler = LENGTH, repair.SAMPLER
     assert model.config.to_dict() == expected.to_dict()
     assert levels == sorted(levels) and 0.1 <= levels[0] < levels[-1] <= 40
@@ -304,7 +304,7 @@ def test_a_backbone_that_does_not_fit():
 
 
 def test_the_sampler_is_one_that_the_model_can_follow():
-    """Nothing in it that needs what the top of the ladder lacks."""
+    """Nothing in it that needs what the repaired model lacks."""
     config = repair.begin(backbone=backbone()).config
     fields = config.to_dict() | {"sampler": repair.SAMPLER}
     assert type(config)(**fields).sampler == repair.SAMPLER
