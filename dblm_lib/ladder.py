@@ -327,7 +327,7 @@ def recipe(name=RUNGS[0].name, **changes):
     """
     settings = {
         "steps": 600,
-        "batch_size": 64,
+        "batch_size": 32,
         "learning_rate": 2e-3,
         "warmup": 100,
         "embedding_rate": 2.0,

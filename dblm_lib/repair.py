@@ -222,6 +222,7 @@ def _config(plan, part, seed, changes):
     most, share = (0.99, 3) if part == "fit" else (0.998, 10)
     settings = {
         "steps": steps,
+        "batch_size": 64,
         "seed": seed,
         "warmup": min(100, steps // 3),
         "ema": max(0.0, min(most, 1 - share / steps)),

@@ -89,7 +89,8 @@ def trained(model, train, folder, loss=None, draw="model", **changes):
     -------
     history, config
     """
-    config = ladder.recipe(ladder.REPAIRED, save_every=250, **changes)
+    given = {"save_every": 250, "batch_size": 64} | changes
+    config = ladder.recipe(ladder.REPAIRED, **given)
     everywhere = torch.ones_like(train, dtype=torch.bool)
     history = training.train(
         model, train, everywhere, config, loss, draw, folder, resume=True

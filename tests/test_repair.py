@@ -107,7 +107,11 @@ def test_each_part_has_the_recipe_of_the_book_s_own_teacher():
         config = repair._config(plan, part, 0, {"save_every": 250})
         steps = getattr(plan, part)
         assert config == ladder.recipe(
-            ladder.REPAIRED, save_every=250, steps=steps, ema=ema
+            ladder.REPAIRED,
+            save_every=250,
+            steps=steps,
+            ema=ema,
+            batch_size=64,
         )
         assert config.warmup == 100 and config.optimizer == "muon"
 

@@ -81,8 +81,8 @@ examples:
   dblm train --recipe proposal --out my-run
   dblm train --proposal --out my-run        the first proposal's 100 steps
 
-The proposal is what Part I of the book trains, the repaired model the top of
-the ladder in chapter 7. Of its steps a tenth, 300 at most, go into a short run
+The proposal is what Part I of the book trains, the repaired model that of
+chapter 7. Of its steps a tenth, 300 at most, go into a short run
 over a wide range of noise, to whose loss the range is fitted; about a sixth,
 at most 1000 or a tenth, into looking at clean neighbours only; in the others
 it learns all together.
