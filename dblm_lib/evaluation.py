@@ -5,6 +5,7 @@ Chapter 7. The same piece of code fills `data/MANIFEST.json`, the table that
 """
 
 import functools
+import json
 import math
 import time
 from itertools import compress
@@ -25,7 +26,9 @@ __all__ = [
     "diffuses",
     "evaluate",
     "measured",
+    "point",
     "real_tales",
+    "results",
     "training_tales",
     "write",
 ]
@@ -71,6 +74,54 @@ def training_tales(size=text.TRAIN_TALES):
 def real_tales():
     """Held-out tales of the part that nothing was chosen by; list of str."""
     return text.load("tales", size=1, valid_size=1, test_size=1_000).test
+
+
+def results():
+    """The grid of samplers that the book brings along.
+
+    It was made by ``python -m recipes samplers``.
+
+    Returns
+    -------
+    list of dict
+        One for each writer and sampler: ``writer``, ``way``, ``num_steps``
+        (0 from left to right), the sampler's settings, and what `measured`
+        said of 300 tales.
+    """
+    file = resources.verified("samplers") / "grid.json"
+    return json.loads(file.read_text("utf-8"))
+
+
+def point(grid, writer, way, num_steps=0):
+    """One row of a grid of samplers.
+
+    Parameters
+    ----------
+    grid : list of dict
+        As `results` gives it.
+    writer, way : str
+    num_steps : int
+        0 for a writer from left to right.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        If the grid has no such row, or several.
+    """
+    keys = ("writer", "way", "num_steps")
+    wanted = (writer, way, num_steps)
+    found = [row for row in grid if tuple(row[k] for k in keys) == wanted]
+    if len(found) != 1:
+        known = sorted({row["way"] for row in grid if row["writer"] == writer})
+        raise ValueError(
+            f"{len(found)} rows for {writer!r}, {way!r} and {num_steps!r} "
+            f"steps; ways of this writer: {', '.join(known) or 'none'}"
+        )
+    return found[0]
 
 
 def write(

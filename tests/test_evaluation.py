@@ -237,6 +237,27 @@ def test_real_tales_are_those_that_nothing_was_chosen_by():
     assert not set(evaluation.real_tales()) & set(text.load("tales").valid)
 
 
+def test_a_row_of_the_grid_is_found_by_writer_way_and_steps():
+    grid = [
+        {"writer": "a", "way": "cold", "num_steps": 8, "coherent": 0.5},
+        {"writer": "a", "way": "cold", "num_steps": 64, "coherent": 0.75},
+        {"writer": "b", "way": "hot", "num_steps": 0, "coherent": 1.0},
+    ]
+    assert evaluation.point(grid, "a", "cold", 64)["coherent"] == 0.75
+    assert evaluation.point(grid, "b", "hot")["coherent"] == 1
+    with pytest.raises(ValueError, match="0 rows .*ways.*: cold"):
+        evaluation.point(grid, "a", "hot", 8)
+    with pytest.raises(ValueError, match="2 rows"):
+        evaluation.point([*grid, grid[0]], "a", "cold", 8)
+
+
+def test_the_grid_of_the_book_has_each_point_once():
+    grid = evaluation.results()
+    for row in grid:
+        asked = row["writer"], row["way"], row["num_steps"]
+        assert evaluation.point(grid, *asked) is row
+
+
 def test_copies_are_looked_for_in_what_the_checkpoints_learned_from():
     """The same corpus, from the same seed and of the same size."""
     assert evaluation.training_tales.__wrapped__.__defaults__ == (
