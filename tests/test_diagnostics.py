@@ -282,6 +282,9 @@ def test_explained_by_hand():
         [0.2]
     )
     assert diagnostics.shares(runs, "trained", "nothing") is None
+    runs["trained"][0]["nearest"], runs["proposal"][0]["nearest"] = -0.2, -0.4
+    found = diagnostics.shares(runs, "trained", "proposal", "nearest")
+    assert found == pytest.approx([0.4])
 
 
 @pytest.mark.parametrize("start", ["tales-gpt2", "scratch"])

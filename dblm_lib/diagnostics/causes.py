@@ -353,7 +353,7 @@ def explained(runs):
     return table
 
 
-def shares(runs, better, worse):
+def shares(runs, better, worse, rounding="model"):
     """What one run gains over another, in shares of the damage.
 
     Parameters
@@ -362,6 +362,8 @@ def shares(runs, better, worse):
         What `results` gives.
     better, worse : str
         Names of runs.
+    rounding : {"model", "nearest"}
+        Of both; see `examine`.
 
     Returns
     -------
@@ -371,9 +373,11 @@ def shares(runs, better, worse):
     if not (runs.get(better) and runs.get(worse)):
         return None
 
-    def ends(name):
+    def ends(name, rounding="model"):
+        if rounding == "nearest":
+            return [one["nearest"] for one in runs[name]]
         return [one["gains"][-1] for one in runs[name]]
 
     damage = [a - b for a, b in zip(ends("repaired"), ends("proposal"))]
-    rows = zip(ends(better), ends(worse), damage)
+    rows = zip(ends(better, rounding), ends(worse, rounding), damage)
     return [(a - b) / whole for a, b, whole in rows]
