@@ -61,9 +61,9 @@ def _still_found(answer):
         "token.",
     )
     return (
-        "every point still lies on the line to its token, and many are "
-        "rounded to another one. Stretched back before rounding, all would "
-        "be found: this is what the linear head learns."
+        "each point still lies on the line to its token, and yet many are "
+        "rounded to another one, the more the closer the tokens point "
+        "together. Stretched back before rounding, all would be found."
     )
 
 
