@@ -43,7 +43,7 @@ def report(denoise, table, ids, real, levels, schedule=None):
     )
 
 
-# --- levels and scores ------------------------------------------------------
+# --- levels and gains ------------------------------------------------------
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.01, 30.0])
@@ -114,7 +114,7 @@ def test_the_perfect_denoiser_beats_the_baseline(table, ids, real):
 
 
 class Stub:
-    """As much of a model as a score needs: it knows the texts or nothing."""
+    """As much of a model as a gain needs: it knows the texts or nothing."""
 
     config = None
     schedule = schedules.Cosine()
@@ -132,13 +132,13 @@ class Stub:
         return denoiser.DenoiserOutput(x0=self.answer(zt, t))
 
 
-def test_score_of_an_oracle_and_of_one_word(table):
+def test_gain_of_an_oracle_and_of_one_word(table):
     ids = torch.arange(50).repeat(40).view(40, 50)
     real = torch.ones_like(ids, dtype=torch.bool)
     oracle = Stub(table, lambda zt, t: table[ids])
-    assert diagnostics.score(oracle, ids, real) == pytest.approx(0.5, abs=0.02)
+    assert diagnostics.gain(oracle, ids, real) == pytest.approx(0.5, abs=0.02)
     the_the = Stub(table, lambda zt, t: table[:1].expand(zt.shape))
-    found = diagnostics.score(the_the, ids, real)
+    found = diagnostics.gain(the_the, ids, real)
     assert found == pytest.approx(1 / 50 - 0.5, abs=0.02)
 
 
@@ -161,7 +161,7 @@ def test_either_rounding_is_what_its_name_says():
         right = (found == ids).double().mean().item()
         assert rows["accuracy"] == pytest.approx([right])
     with pytest.raises(ValueError, match="not oracle"):
-        diagnostics.score(model, ids, real, rounding="oracle")
+        diagnostics.gain(model, ids, real, rounding="oracle")
 
 
 # --- tables, schedules, paths -----------------------------------------------
@@ -271,13 +271,20 @@ def test_explained_by_hand():
     ends = {"proposal": -0.4, "repaired": 0.1, "trained": -0.3}
     ends |= {"fixed: causal mask": -0.3, "broken: causal mask": 0.0}
     ends |= {"trained, fixed: causal mask": -0.25}
-    runs = {name: [{"scores": [9, end]}] for name, end in ends.items()}
+    runs = {name: [{"gains": [9, end]}] for name, end in ends.items()}
     table = diagnostics.explained(runs)
     row = table["causal mask"]
     assert row["alone"] == pytest.approx([0.2])
     assert row["trained"] == pytest.approx([0.1])
     assert row["given"] == pytest.approx([0.2])
     assert table["two sentences"]["given"] is None
+    assert diagnostics.shares(runs, "trained", "proposal") == pytest.approx(
+        [0.2]
+    )
+    assert diagnostics.shares(runs, "trained", "nothing") is None
+    runs["trained"][0]["nearest"], runs["proposal"][0]["nearest"] = -0.2, -0.4
+    found = diagnostics.shares(runs, "trained", "proposal", "nearest")
+    assert found == pytest.approx([0.4])
 
 
 @pytest.mark.parametrize("start", ["tales-gpt2", "scratch"])
@@ -293,6 +300,12 @@ def test_build_follows_its_settings(start):
     same = torch.equal(ours, gpt2.h[0].attn.c_attn.weight)
     assert same == (start == "tales-gpt2")
     assert not model.config.causal and model.config.head == "mixture"
+    # The directions are those of the tokens that occur, not of all rows.
+    whole = gpt2.wte.weight
+    fitted = noising.principal_table(whole, 32, ids)
+    assert torch.allclose(table, noising.normalise(fitted), atol=1e-5)
+    every = noising.normalise(noising.principal_table(whole, 32))
+    assert not torch.allclose(table, every, atol=0.1)
 
 
 def test_a_run_records_its_course(monkeypatch):
@@ -300,7 +313,7 @@ def test_a_run_records_its_course(monkeypatch):
     quick = {**REPAIRED, "data": "two sentences"}
     found = diagnostics.run(quick, seed=3, steps=2)
     assert found["marks"] == [0, 1, 2] and found["steps"] == 2
-    assert len(found["scores"]) == len(found["moved"]) == 3
+    assert len(found["gains"]) == len(found["moved"]) == 3
     assert found["moved"][0] == 0 < found["moved"][1] < found["moved"][2]
     assert found["seed"] == 3 and found["settings"] == quick
     assert len(found["texts"]) == 8 and found["seconds"] > 0
@@ -308,14 +321,44 @@ def test_a_run_records_its_course(monkeypatch):
 
 def test_the_runs_of_the_book_are_those_of_the_plan():
     runs, plan = diagnostics.results(), diagnostics.plan()
-    assert list(runs) == list(plan)
-    for name, wanted in plan.items():
+    # Those to the budget may have been planned since.
+    missing = set(plan) - set(runs)
+    assert set(runs) <= set(plan)
+    assert all(name.startswith("broken, to the budget") for name in missing)
+    for name in runs:
+        wanted = plan[name]
         assert [run["seed"] for run in runs[name]] == [0, 1]
         for run in runs[name]:
             assert run["settings"] == wanted
             steps = diagnostics.STEPS.get(wanted["recipe"], 100)
             assert run["steps"] == run["marks"][-1] == steps
-            assert len(run["scores"]) == len(run["marks"])
+            assert len(run["gains"]) == len(run["marks"])
+            assert "scores" not in run
+
+
+def test_some_causes_are_put_back_for_longer_too():
+    """As many steps as the repaired model that they are held against."""
+    plan = diagnostics.plan()
+    long = [name for name in plan if name.startswith("broken, to the budget")]
+    assert 1 <= len(long) <= 4
+    for name in long:
+        cause = name.partition(": ")[2]
+        short = plan[f"broken: {cause}"]
+        changed = {k for k in short if short[k] != plan[name][k]}
+        assert changed == {"recipe"}
+        budget = plan["repaired, to the budget"]["recipe"]
+        assert plan[name]["recipe"] == budget
+
+
+def test_records_of_either_age_are_read(tmp_path, monkeypatch):
+    """The gain was called a score once."""
+    monkeypatch.setattr(resources, "verified", lambda name: tmp_path)
+    found = []
+    for key in ("scores", "gains"):
+        rows = {"one": [{key: [0.5], "seed": 0}]}
+        (tmp_path / "runs.json").write_text(json.dumps(rows), "utf-8")
+        found.append(diagnostics.results())
+    assert found[0] == found[1] == {"one": [{"gains": [0.5], "seed": 0}]}
 
 
 def test_a_run_is_kept_and_not_repeated(tmp_path, monkeypatch):
@@ -325,7 +368,7 @@ def test_a_run_is_kept_and_not_repeated(tmp_path, monkeypatch):
         calls.append(settings)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return {"scores": [len(calls)], "seed": seed}
+        return {"gains": [len(calls)], "seed": seed}
 
     names = ("one: a", "two", "three")
     plan = {name: {"data": name, "recipe": "longer"} for name in names}
@@ -335,14 +378,37 @@ def test_a_run_is_kept_and_not_repeated(tmp_path, monkeypatch):
         diagnostics.long_runs(False, tmp_path, seeds=(0,))
     found = diagnostics.long_runs(False, tmp_path, seeds=(0,))
     assert len(calls) == 4
-    assert [found[name][0]["scores"] for name in plan] == [[1], [2], [4]]
+    assert [found[name][0]["gains"] for name in plan] == [[1], [2], [4]]
+    # Another process may have made them, one by one.
+    (row,) = diagnostics.long_runs(False, tmp_path, (0,), ["two"]).values()
+    assert len(calls) == 4 and row[0]["gains"] == [2]
+    diagnostics.long_runs(False, tmp_path, (1,), ["two"])
+    assert len(calls) == 5 and calls[-1] == plan["two"]
+    with pytest.raises(ValueError, match="no run is called 'four'"):
+        diagnostics.long_runs(False, tmp_path, names=["one: a", "four"])
+
+
+def test_a_run_with_the_older_table_is_not_taken_for_a_new_one(
+    tmp_path, monkeypatch
+):
+    """The settings are the same; the table was fitted to all rows then."""
+    settings = {"recipe": "longer"}
+    monkeypatch.setattr(causes, "plan", lambda: {"one": settings})
+    monkeypatch.setattr(causes, "run", lambda settings, seed: {"gains": [0]})
+    diagnostics.long_runs(False, tmp_path, (0,))
+    file = tmp_path / "0 one.json"
+    kept = json.loads(file.read_text("utf-8"))
+    del kept["asked"]["recipe"]["table"]
+    file.write_text(json.dumps(kept), "utf-8")
+    with pytest.raises(resources.DataError, match="fitted"):
+        diagnostics.long_runs(False, tmp_path, (0,))
 
 
 def test_a_run_of_other_settings_is_named_by_what_differs(
     tmp_path, monkeypatch
 ):
     def run(settings, seed):
-        return {"scores": [0.5], "seed": seed}
+        return {"gains": [0.5], "seed": seed}
 
     settings = {"recipe": "longer", "causal": True}
     monkeypatch.setattr(causes, "plan", lambda: {"one": settings})
@@ -377,7 +443,7 @@ def test_a_mask_of_any_type_gives_the_same_figures(bits, kind):
     for measure in (
         lambda mask: report(lambda zt, t: zt, table, ids, mask, levels),
         lambda mask: diagnostics.examine(model, ids, mask, levels),
-        lambda mask: diagnostics.score(model, ids, mask),
+        lambda mask: diagnostics.gain(model, ids, mask),
         lambda mask: (
             diagnostics.accuracy_by_position(ids.flip(0), ids, mask)
             .nan_to_num(7)
@@ -394,7 +460,7 @@ def test_a_mask_of_something_else_is_refused(table, ids, real, value):
     with pytest.raises(ValueError, match="must hold 0 and 1"):
         report(lambda zt, t: zt, table, ids, wrong, [1.0])
     with pytest.raises(ValueError, match="must hold 0 and 1"):
-        diagnostics.score(Stub(table, lambda zt, t: zt), ids, wrong)
+        diagnostics.gain(Stub(table, lambda zt, t: zt), ids, wrong)
     with pytest.raises(ValueError, match="must hold 0 and 1"):
         diagnostics.accuracy_by_position(ids, ids, wrong)
 

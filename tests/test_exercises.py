@@ -14,7 +14,6 @@ import torch.nn.functional as F
 
 from dblm_lib import (
     decoding,
-    diagnostics,
     exercises,
     metrics,
     noising,
@@ -235,22 +234,42 @@ def top_token_share(tokens):
     return max(tokens.count(t) for t in tokens) / len(tokens)
 
 
-def gain(clean, noised, denoised):
-    def share(found):
-        return sum(a == b for a, b in zip(found, clean)) / len(clean)
-
-    return share(denoised) - share(noised)
-
-
-def mean_distance(table):
-    gaps = (table[:, None] - table[None]).norm(dim=-1)
-    return gaps.sum() / (len(table) * (len(table) - 1))
+def still_found(table, ids, keep):
+    mean = table[ids].mean(dim=0)
+    shrunk = mean + keep * (table[ids] - mean)
+    return (noising.nearest(shrunk, table) == ids).double().mean()
 
 
-def blame(broken, fixed_one, repaired_but_one, repaired):
-    damage = repaired - broken
-    alone = (fixed_one - broken) / damage
-    return alone, (repaired - repaired_but_one) / damage
+def shrunk_to(centre):
+    """An answer to 6.1 with another centre."""
+
+    def found(table, ids, keep):
+        middle = centre(table, ids)
+        points = middle + keep * (table[ids] - middle)
+        return (noising.nearest(points, table) == ids).double().mean()
+
+    return found
+
+
+def by_chance(seeds, sides=2, paired=False, repeats=40_000):
+    draw = torch.Generator().manual_seed(seeds)
+    ours, theirs = torch.randn(2, repeats, seeds, generator=draw)
+    if paired:
+        above, below = (ours > theirs).all(1), (ours < theirs).all(1)
+    else:
+        above = ours.amin(1) > theirs.amax(1)
+        below = theirs.amin(1) > ours.amax(1)
+    return (above | below if sides == 2 else above).double().mean()
+
+
+def weigh(gain):
+    neither, both = gain(False, False), gain(True, True)
+    first, second = gain(True, False), gain(False, True)
+    damage = both - neither
+    return [
+        [(first - neither) / damage, (both - second) / damage],
+        [(second - neither) / damage, (both - first) / damage],
+    ]
 
 
 def mix(logits, table):
@@ -327,15 +346,15 @@ RIGHT = {
     "5.2": [distinct_n, lambda t, n: metrics.distinct_n([t], n)],
     "5.3": [top_token_share, lambda t: metrics.top_token_share([t])],
     "6.1": [
-        gain,
-        lambda c, z, x: np.mean(np.equal(c, x) * 1 - np.equal(c, z)),
+        still_found,
+        shrunk_to(lambda table, ids: table[ids].mean(dim=0)),
     ],
     "6.2": [
-        mean_distance,
-        lambda e: torch.pdist(e).mean(),
-        diagnostics.pairwise_distance,
+        by_chance,
+        lambda seeds: by_chance(seeds, repeats=10_000),
+        lambda seeds: 2 / math.comb(2 * seeds, seeds),
     ],
-    "6.3": [blame, lambda *s: torch.tensor(blame(*s))],
+    "6.3": [weigh, lambda gain: torch.tensor(weigh(gain))],
     "7.1": [
         mix,
         lambda x, e: torch.stack([F.softmax(row, 0) @ e for row in x]),
@@ -577,41 +596,39 @@ WRONG = {
         (lambda t: max(t.count(x) for x in t) / len(set(t)), "different"),
     ],
     "6.1": [
-        (lambda c, z, x: gain(c, c, x) + 1, "before?"),
-        (lambda c, z, x: gain(c, c, z) + 1, "without a network"),
-        (lambda c, z, x: gain(c, x, z), "other way round"),
-        (lambda c, z, x: 8 * gain(c, z, x), "a count"),
-        (lambda c, z, x: 4, "each beside"),
-        (
-            lambda c, z, x: (
-                sum(b == a != n for a, n, b in zip(c, z, x)) / len(c)
-            ),
-            "counts against",
-        ),
-        (lambda c, z, x: 0.123, "divide the difference"),
+        (shrunk_to(lambda e, ids: e.mean(0)), "not that of all rows"),
+        (shrunk_to(lambda e, ids: e[ids.unique()].mean(0)), "five times"),
+        (shrunk_to(lambda e, ids: torch.zeros(3)), "towards zero"),
+        (lambda e, ids, k: still_found(e, ids, 1 - k), "other way round"),
+        (lambda e, ids, k: 20 * still_found(e, ids, k), "a count"),
+        (lambda e, ids, k: 1 - still_found(e, ids, k), "lost"),
+        (lambda e, ids, k: 0.123, "nearest row"),
+        (lambda e, ids, k: ids, "shape (20,)"),
     ],
     "6.2": [
-        (lambda e: (e[:, None] - e).norm(dim=-1).mean(), "to itself"),
-        (lambda e: torch.pdist(e).sum(), "the sum"),
-        (lambda e: torch.pdist(e).square().mean(), "squared"),
-        (lambda e: torch.pdist(e).square().mean().sqrt(), "root of a mean"),
-        (lambda e: (e - e.mean(0)).norm(dim=-1).mean(), "mean row"),
-        (lambda e: torch.pdist(e).mean() / 2, "twice"),
-        (lambda e: torch.pdist(e), "shape (10,)"),
-        (lambda e: e.norm(dim=-1).mean(), "each pair"),
+        (lambda n: by_chance(n, sides=1), "one direction only"),
+        (lambda n: by_chance(n, paired=True), "run by run"),
+        (lambda n: by_chance(2), "do you draw `seeds`"),
+        (lambda n: 40_000 * by_chance(n), "between 0 and 1"),
+        (lambda n: 1 - by_chance(n), "do not overlap"),
+        (lambda n: by_chance(n + 1), "do not overlap"),
+        (lambda n: "often", "should be numbers"),
     ],
     "6.3": [
-        (lambda *s: blame(*s)[::-1], "first alone"),
-        (lambda b, f, o, r: (f - b, r - o), "differences"),
-        (lambda b, f, o, r: ((b - f) / (r - b), (o - r) / (r - b)), "signs"),
-        (lambda b, f, o, r: ((f - b) / r, (r - o) / r), "repaired model's"),
+        (lambda g: torch.tensor(weigh(g)).T, "one row for each"),
+        (lambda g: torch.tensor(weigh(g)).flip(1), "first alone"),
+        (lambda g: torch.tensor(weigh(g)) / 2, "differences"),
+        (lambda g: -torch.tensor(weigh(g)), "signs"),
+        (lambda g: torch.tensor(weigh(g)) * 5, "not the gain with both"),
         (
-            lambda b, f, o, r: (blame(b, f, o, r)[0], (o - r) / (r - b)),
-            "second",
+            lambda g: [
+                [alone, given]
+                for (alone, _), (_, given) in zip(weigh(g), weigh(g)[::-1])
+            ],
+            "wrong way round",
         ),
-        (lambda *s: (blame(*s)[0], 1 - blame(*s)[0]), "leaves over"),
-        (lambda *s: blame(*s)[0], "shape ()"),
-        (lambda *s: (0.3, 0.3), "repaired minus broken"),
+        (lambda g: weigh(g)[0], "shape (2,)"),
+        (lambda g: [[0.3, 0.3], [0.3, 0.3]], "the damage is"),
     ],
     "7.1": [
         (lambda x, e: x @ e, "softmax is missing"),

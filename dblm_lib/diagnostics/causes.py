@@ -10,7 +10,7 @@ from dataclasses import asdict
 import torch
 
 from .. import ablation, decoding, denoiser, resources, text, training
-from .instruments import difficult_levels, score
+from .instruments import difficult_levels, gain
 
 __all__ = [
     "CAUSES",
@@ -23,6 +23,7 @@ __all__ = [
     "plan",
     "results",
     "run",
+    "shares",
 ]
 
 PROPOSAL = {
@@ -73,6 +74,16 @@ _OURS = ("recipe", "data", "padding", "start")
 # after which a run is measured.
 STEPS = {"longer": 400, "budget": 3000}
 MARKS = (0, 20, 50, 100, 200, 400, 1000)
+# Causes that are also put back for as many steps as the budget allows: those
+# of which 400 steps may say too little.
+PATIENT = (
+    "causal mask",
+    "posterior mean",
+    "raw embeddings",
+    "padding left out",
+)
+# What a kept run was asked for besides its settings: what `build` does.
+FITTED = {"table": "fitted to the tokens that occur"}
 
 
 def fixed(cause, base=PROPOSAL):
@@ -99,7 +110,8 @@ def build(settings, ids, seed=0):
     settings : dict
         Like `PROPOSAL` and `REPAIRED`.
     ids : tensor of ids
-        Tokens as they occur; the noise range is fitted to them.
+        Tokens as they occur; the noise range is fitted to them, and so are
+        the directions of a table of fewer dimensions.
     seed : int
 
     Returns
@@ -109,7 +121,7 @@ def build(settings, ids, seed=0):
     torch.manual_seed(seed)
     backbone = resources.load_backbone("tales-gpt2")
     options = {k: v for k, v in settings.items() if k not in _OURS}
-    model = denoiser.DBLM.from_backbone(backbone, **options)
+    model = denoiser.DBLM.from_backbone(backbone, rows=ids.unique(), **options)
     if options["schedule"] == "log-uniform":
         table = model.table().detach()
         model.config.schedule_options = band(table, ids)
@@ -160,10 +172,10 @@ def run(settings, seed=0, steps=None, progress=False):
     Returns
     -------
     dict
-        ``settings``, ``seed``, ``steps``; ``marks``, ``scores`` and
-        ``moved``: the `score` after so many steps, and by how much the
+        ``settings``, ``seed``, ``steps``; ``marks``, ``gains`` and
+        ``moved``: the `gain` after so many steps, and by how much the
         weights had changed (`training.weight_change`), the last entry at
-        the end; ``nearest``, the last score if each answer is rounded to
+        the end; ``nearest``, the last gain if each answer is rounded to
         the nearest token; ``texts``, the first eight texts sampled, cut at
         their first end-of-text token; ``seconds`` that it all took.
     """
@@ -177,13 +189,13 @@ def run(settings, seed=0, steps=None, progress=False):
     config = _recipe(settings, steps, seed)
     loss = training.loss_for(model)
     start = {name: w.clone() for name, w in model.state_dict().items()}
-    course = {"marks": [], "scores": [], "moved": []}
+    course = {"marks": [], "gains": [], "moved": []}
 
     def measure(step):
         moved = training.weight_change(start, model.state_dict())
         course["marks"].append(step)
         course["moved"].append(round(moved, 5))
-        course["scores"].append(round(score(model, valid, real), 4))
+        course["gains"].append(round(gain(model, valid, real), 4))
         model.train()
 
     def watched(network, batch):
@@ -195,7 +207,7 @@ def run(settings, seed=0, steps=None, progress=False):
     watched.step = 0
     training.train(model, ids, counted, config, watched, progress=progress)
     measure(config.steps)
-    nearest = score(model, valid, real, rounding="nearest")
+    nearest = gain(model, valid, real, rounding="nearest")
     draw = torch.Generator().manual_seed(seed)
     drawn = decoding.generate_ids(
         model, num_return_sequences=8, num_steps=32, generator=draw
@@ -233,10 +245,13 @@ def plan():
     runs["trained, mixture head"] = {**TRAINED, "head": "mixture"}
     for name, settings in (("repaired", REPAIRED), ("trained", TRAINED)):
         runs[f"{name}, to the budget"] = {**settings, "recipe": "budget"}
+    for cause in PATIENT:
+        settings = {**broken(cause), "recipe": "budget"}
+        runs[f"broken, to the budget: {cause}"] = settings
     return runs
 
 
-def long_runs(progress=True, folder=None, seeds=(0, 1)):
+def long_runs(progress=True, folder=None, seeds=(0, 1), names=None):
     """Train everything that is too long for the chapter's page.
 
     Parameters
@@ -245,8 +260,11 @@ def long_runs(progress=True, folder=None, seeds=(0, 1)):
         Print each finished run.
     folder : path, optional
         Where each run is kept when it is done; those found there are read
-        and not repeated.
+        and not repeated. Several processes may share it, if each makes
+        other runs.
     seeds : sequence of int
+    names : sequence of str, optional
+        Of runs in `plan`; all of them if left out.
 
     Returns
     -------
@@ -255,20 +273,31 @@ def long_runs(progress=True, folder=None, seeds=(0, 1)):
 
     Raises
     ------
+    ValueError
+        If the plan has no run of a name.
     resources.DataError
         If a run in ``folder`` was asked for something else.
     """
-    found = {name: [] for name in plan()}
+    planned = plan()
+    chosen = list(planned) if names is None else list(names)
+    unknown = [name for name in chosen if name not in planned]
+    if unknown:
+        raise ValueError(
+            f"no run is called {', '.join(map(repr, unknown))}; the names "
+            "are those of `diagnostics.plan()`"
+        )
+    found = {name: [] for name in chosen}
     for seed in seeds:
-        for name, settings in plan().items():
+        for name in chosen:
+            settings = planned[name]
             steps = STEPS.get(settings["recipe"])
-            recipe = asdict(_recipe(settings, steps, seed))
+            recipe = asdict(_recipe(settings, steps, seed)) | FITTED
             one = ablation.Run(f"{seed} {name}", settings, recipe)
 
             def make(name=name, settings=settings, seed=seed):
                 result = run(settings, seed)
                 if progress:
-                    print(seed, name, result["scores"], flush=True)
+                    print(seed, name, result["gains"], flush=True)
                 return result
 
             found[name].append(ablation.result(one, make, folder))
@@ -286,14 +315,19 @@ def results():
         As `long_runs` gives it.
     """
     file = resources.verified("autopsy") / "runs.json"
-    return json.loads(file.read_text("utf-8"))
+    runs = json.loads(file.read_text("utf-8"))
+    for run in (run for rows in runs.values() for run in rows):
+        # Older records call the gains scores.
+        if "scores" in run:
+            run["gains"] = run.pop("scores")
+    return runs
 
 
 def explained(runs):
-    r"""How much of the damage each cause explains, in two ways.
+    r"""How much of the damage each cause explains, in three settings.
 
-    The damage is the difference of the scores of the repaired small model
-    and of the proposal.
+    The damage is the gain of the repaired small model minus that of the
+    proposal.
 
     Parameters
     ----------
@@ -309,22 +343,41 @@ def explained(runs):
         in the repaired model. Lists of shares of the damage, one a seed;
         None where there is no such run.
     """
-
-    def ends(name):
-        return [one["scores"][-1] for one in runs[name]]
-
-    def shares(better, worse):
-        if not (runs.get(better) and runs.get(worse)):
-            return None
-        rows = zip(ends(better), ends(worse), damage)
-        return [(a - b) / whole for a, b, whole in rows]
-
-    damage = [a - b for a, b in zip(ends("repaired"), ends("proposal"))]
     table = {}
     for cause in CAUSES:
         table[cause] = {
-            "alone": shares(f"fixed: {cause}", "proposal"),
-            "trained": shares(f"trained, fixed: {cause}", "trained"),
-            "given": shares("repaired", f"broken: {cause}"),
+            "alone": shares(runs, f"fixed: {cause}", "proposal"),
+            "trained": shares(runs, f"trained, fixed: {cause}", "trained"),
+            "given": shares(runs, "repaired", f"broken: {cause}"),
         }
     return table
+
+
+def shares(runs, better, worse, rounding="model"):
+    """What one run gains over another, in shares of the damage.
+
+    Parameters
+    ----------
+    runs : dict
+        What `results` gives.
+    better, worse : str
+        Names of runs.
+    rounding : {"model", "nearest"}
+        Of both; see `examine`.
+
+    Returns
+    -------
+    list of float, or None
+        One a seed; None where one of the runs is missing.
+    """
+    if not (runs.get(better) and runs.get(worse)):
+        return None
+
+    def ends(name, rounding="model"):
+        if rounding == "nearest":
+            return [one["nearest"] for one in runs[name]]
+        return [one["gains"][-1] for one in runs[name]]
+
+    damage = [a - b for a, b in zip(ends("repaired"), ends("proposal"))]
+    rows = zip(ends(better, rounding), ends(worse, rounding), damage)
+    return [(a - b) / whole for a, b, whole in rows]

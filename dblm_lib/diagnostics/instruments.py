@@ -18,16 +18,16 @@ __all__ = [
     "difficult_levels",
     "examine",
     "fit_head",
+    "gain",
     "landing",
     "level_report",
     "pairwise_distance",
-    "score",
     "terminal_nats",
     "trivial_share",
     "within_nearest",
 ]
 
-# Rounding alone finds these shares of the tokens at the levels of `score`.
+# Rounding alone finds these shares of the tokens at the levels of `gain`.
 SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)
 
 
@@ -158,12 +158,13 @@ def examine(model, ids, real, levels, seed=0, rounding="model"):
     return level_report(denoise, table, schedule, ids, real, levels, seed)
 
 
-def score(model, ids, real, seed=0, rounding="model"):
-    """One number for a denoiser: tokens won beyond rounding alone.
+def gain(model, ids, real, seed=0, rounding="model"):
+    """One number for a denoiser: its gain over rounding alone.
 
-    Accuracy on held-out texts minus that of rounding alone, averaged over
-    the noise levels at which rounding finds 90, 70, 50, 30 and 10 % of the
-    tokens. As in sampling, the model is not told where a text ends.
+    Accuracy on held-out texts minus that of rounding the noised points,
+    averaged over the noise levels at which rounding finds 90, 70, 50, 30 and
+    10 % of the tokens. As in sampling, the model is not told where a text
+    ends.
 
     Parameters
     ----------
@@ -177,13 +178,13 @@ def score(model, ids, real, seed=0, rounding="model"):
     -------
     float
         0 is as good as no network; 0.5 would be perfect; below 0 the
-        network destroys what was there.
+        network loses tokens that rounding finds.
     """
     real = as_mask(real, ids)
     levels = difficult_levels(model.table().detach(), ids[real], seed=seed)
     report = examine(model, ids, real, levels, seed, rounding)
-    gains = [a - b for a, b in zip(report["accuracy"], report["baseline"])]
-    return sum(gains) / len(gains)
+    won = [a - b for a, b in zip(report["accuracy"], report["baseline"])]
+    return sum(won) / len(won)
 
 
 def trivial_share(schedule, easy, hopeless, count=1001):
