@@ -36,6 +36,7 @@ _MODULES = (
     "exercises",
     "ladder",
     "levels",
+    "masking",
     "metrics",
     "muon",
     "noising",
@@ -51,6 +52,7 @@ _MODULES = (
     "tales",
     "text",
     "training",
+    "unmasking",
     "variety",
     "widgets",
 )

@@ -18,9 +18,9 @@ LIBRARY = ROOT / "dblm_lib"
 FLOORS = {
     0: (
         *("resources", "checks", "schedules", "storage", "tales", "text"),
-        *("noising", "muon", "variety"),
+        *("noising", "masking", "muon", "variety"),
     ),
-    1: ("posterior", "reverse", "prompts", "decoding"),
+    1: ("posterior", "reverse", "prompts", "decoding", "unmasking"),
     2: ("autoregressive", "configuration", "denoiser", "levels"),
     3: ("training", "metrics"),
     4: (
@@ -32,7 +32,7 @@ FLOORS = {
 BESIDE = ("plots", "drawings", "widgets", "exercises")
 # What others of their own floor may import: parts of one thing.
 HELPERS = {
-    0: ("resources", "checks", "schedules", "tales"),
+    0: ("resources", "checks", "schedules", "tales", "noising"),
     1: ("posterior", "reverse", "prompts"),
     2: ("configuration",),
     4: ("ablation", "ladder", "evaluation"),
