@@ -98,18 +98,15 @@ def uniform_correct(
     alone = processes.leave_one_out(logits.double(), zt, alpha).log_softmax(-1)
     noise = torch.tensor(math.log1p(-alpha) - math.log(logits.shape[-1]))
     wanted = torch.logaddexp(math.log(alpha) + alone, noise.to(alone))
-    dtype = torch.float64
+    u = torch.rand(zt.shape, generator=generator).to(zt.device)
     if select == "random":
-        dtype, keys = torch.float32, 0.0
+        keys = u
     else:
         token = zt[..., None]
         others = wanted.scatter(-1, token, -torch.inf).amax(-1)
         keys = others - wanted.gather(-1, token)[..., 0]
-    u = torch.rand(zt.shape, generator=generator, dtype=dtype).to(zt.device)
-    if select == "random":
-        keys = u
-    else:
-        keys = keys - (-u.clamp(1e-12, 1 - 1e-12).log()).log()
+        # Gumbel noise: drawn by the sizes, not the largest for certain.
+        keys = keys - (-u.double().clamp(1e-12, 1 - 1e-12).log()).log()
     if keep is not None:
         keys = keys.masked_fill(keep, -torch.inf)
     place = keys.topk(min(count, zt.shape[1]), dim=1).indices

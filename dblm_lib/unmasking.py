@@ -73,21 +73,24 @@ def draw_tokens(logits, temperature=1.0, generator=None, dtype=torch.float64):
     return ids.to(logits.device).view(logits.shape[:-1])
 
 
-def race(probs, generator=None, dtype=torch.float64):
+def race(probs, generator=None, bits=53):
     """Draw by a race: the token with the largest p / E wins, E exponential.
 
-    The same as adding Gumbel noise to log p. E is ``-log(u)``: with u in
-    float32, a multiple of 2^-24, it has no value between 0 and 2^-24, and a
-    token of a probability as small wins too rarely (Zheng et al., 2025).
+    The same as adding Gumbel noise to log p. E is ``-log(u)`` with u a
+    multiple of 2^-bits, 24 in float32 and 53 in float64. E has no value
+    between 0 and 2^-bits, and a token of a probability as small wins too
+    rarely (Zheng et al., 2025).
     """
-    draws = torch.rand(probs.shape, generator=generator, dtype=dtype)
-    return (probs.to(dtype) / -draws.to(probs.device).log()).argmax(-1)
+    u = torch.randint(2**bits, probs.shape, generator=generator)
+    # Half a step in place of 0, whose logarithm would be infinite.
+    times = -(u.double().clamp(min=0.5) / 2**bits).log().to(probs.device)
+    return (probs.double() / times).argmax(-1)
 
 
 def race_share(probability, bits=24):
     r"""How often a rare token wins a `race`, as a share of how often it should.
 
-    :math:`r = 1 / (a\,(e^{1/a} - 1))` with :math:`a = q\,2^{24}`, for a
+    :math:`r = 1 / (a\,(e^{1/a} - 1))` with :math:`a = q\,2^{bits}`, for a
     token of probability q against one of nearly 1, such as the mask that
     stays a mask in a small step.
     """
@@ -145,7 +148,8 @@ class Step:
     def best(self, scores):
         """The ``quota`` masks of each row with the highest scores."""
         scores = scores.masked_fill(~self.masked, -torch.inf)
-        rank = scores.argsort(1, descending=True, stable=True).argsort(1)
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        rank = order.argsort(dim=1)
         return self.masked & (rank < self.quota[:, None])
 
     def entropies(self):
@@ -324,7 +328,7 @@ class Course:
         positions to be written that are masked; of random tokens, the time.
     canvases, guesses : lists of tensors, each ``(batch, length)``
         The canvas before each step, and with its masks filled by the most
-        probable tokens, as far as the network was asked.
+        probable tokens.
     confidence : list of tensors, each ``(batch, length)``
         The probability of those tokens; 1 where nothing is guessed.
     """
@@ -407,8 +411,9 @@ class _Clock:
 
         ``more``: a window lasts until its steps are over, masks or not.
         """
-        here = self.left > 0 if more else torch.zeros_like(self.left)
-        here = here.scatter_add(1, self.block.expand(masked.shape), +masked)
+        here = self.left * more
+        place = self.block.expand(masked.shape)
+        here = here.scatter_add(1, place, masked.long())
         now = (here > 0).int().argmax(1)[:, None]
         window = self.block == now
         all_, left = self.total.gather(1, now), self.left.gather(1, now)
@@ -461,7 +466,7 @@ def unmask(
     dtype : torch.float64 or torch.float32
         Of the probabilities that tokens are drawn from.
     record : bool
-        Keep the canvas of each step.
+        Keep the canvas of each step, and ask the network about it.
     **options
         Of the order, such as ``tau=0.8`` of "threshold".
 
@@ -521,7 +526,7 @@ def unmask(
             tokens = draw(answer(ids, reveal.any(1))[reveal])
         if record:
             time = masked.sum() / free.sum()
-            course.note(time, ids, answer(ids, reveal.any(1)), ~masked)
+            course.note(time, ids, answer(ids, masked.any(1)), ~masked)
         if remask == "conf":
             probs = answer.logits[reveal].softmax(-1).double()
             sure[hide] = torch.inf
