@@ -4,6 +4,7 @@ The network of the toy is perfect, so that a sampler whose law is exact must
 give the joint law itself.
 """
 
+import itertools
 import math
 
 import pytest
@@ -51,9 +52,9 @@ def network(length, vocab_size, seed=0):
 @pytest.mark.parametrize(
     ("order", "options"),
     [
-        ("ancestral", {"num_steps": 256}),
-        ("ancestral", {"num_steps": 256, "schedule": masking.CosineMasking()}),
-        ("ancestral", {"num_steps": 256, "stagger": 1.0}),
+        ("ancestral", {"num_steps": 128}),
+        ("ancestral", {"num_steps": 128, "schedule": masking.CosineMasking()}),
+        ("ancestral", {"num_steps": 128, "stagger": 1.0}),
         ("first-hitting", {}),
         ("left-to-right", {}),
         ("random", {}),
@@ -63,8 +64,8 @@ def network(length, vocab_size, seed=0):
         ("threshold", {"tau": 1.0}),
         ("entropy-bound", {"bound": 0.0}),
         ("random", {"block_length": 2}),
-        ("ancestral", {"num_steps": 300, "remask": "cap", "eta": 0.05}),
-        ("ancestral", {"num_steps": 300, "remask": "rescale", "eta": 0.3}),
+        ("ancestral", {"num_steps": 128, "remask": "cap", "eta": 0.05}),
+        ("ancestral", {"num_steps": 128, "remask": "rescale", "eta": 0.3}),
     ],
 )
 def test_one_token_at_a_time_gives_the_joint_law(order, options):
@@ -189,8 +190,8 @@ def test_the_entropy_bound_is_its_formula():
 
 
 def test_only_a_changed_canvas_is_evaluated():
-    """A thousand steps of time, and at most one evaluation a token."""
-    course = sample("ancestral", 200, num_steps=1000)
+    """Hundreds of steps of time, and at most one evaluation a token."""
+    course = sample("ancestral", 200, num_steps=400)
     assert bool((course.nfe <= 3).all()) and bool((course.nfe >= 1).all())
     assert float(course.nfe.double().mean()) > 2.9
     assert bool((sample("first-hitting", 50).nfe == 3).all())
@@ -229,7 +230,7 @@ def test_a_record_changes_nothing(order):
     steps = len(course.times)
     assert steps == int(course.revealed.max())
     assert course.times[0] == 1.0
-    assert all(a >= b for a, b in zip(course.times, course.times[1:]))
+    assert all(a >= b for a, b in itertools.pairwise(course.times))
     for k in range(steps):
         hidden = course.canvases[k] == MASK
         assert torch.equal(hidden, course.revealed > k)
@@ -299,18 +300,19 @@ def test_remasking_keeps_the_share_of_masks_and_the_law_of_each_token(
         if k:
             before = course.canvases[k - 1] != MASK
             came_back += int((before & (canvas == MASK)).sum())
-    assert came_back > EMPTY.numel() * 0.3
+    assert came_back > EMPTY.numel() * 0.2
     for i in range(LENGTH):
         seen = torch.bincount(course.ids[:, i], minlength=SIZE).double()
         expected = MARGINALS[i] * len(EMPTY)
         assert float(((seen - expected) ** 2 / expected).sum()) < 20
-    assert float(course.nfe.double().mean()) > 6
+    assert float(course.nfe.double().mean()) > 4
 
 
-def test_remasking_brings_few_steps_closer_to_the_joint():
+def test_remasking_costs_agreement_if_the_network_is_perfect():
+    """More tokens are revealed together; what it mends are errors."""
     bare = sample("ancestral", num_steps=12)
     again = sample("ancestral", num_steps=12, remask="rescale", eta=0.9)
-    assert chi_square(again.ids) < 0.7 * chi_square(bare.ids)
+    assert chi_square(again.ids) > 2 * chi_square(bare.ids)
 
 
 def test_remasking_spares_what_is_given():
@@ -341,16 +343,36 @@ def test_the_shares_of_remasking_are_those_of_remdm():
     assert conf[0, 2] == 0 and conf[0, 1] > conf[0, 0]
 
 
-def test_conf_masks_the_doubtful_first():
-    """The token with the small probability is the one that goes again."""
-    low = torch.tensor([[3.0, 0.0], [0.1, 0.0]]).log_softmax(-1)
+def test_conf_knows_the_probability_at_which_a_token_was_revealed(
+    monkeypatch,
+):
+    seen = []
+
+    def spy(how, alpha_s, alpha_t, eta, sure):
+        seen.append(sure.clone())
+        return exact(how, alpha_s, alpha_t, eta, sure)
+
+    exact = unmasking.remask_share
+    monkeypatch.setattr(unmasking, "remask_share", spy)
+    canvas = EMPTY[:300].clone()
+    canvas[:, 0] = 1
     course = unmasking.unmask(
-        lambda ids: low.expand(len(ids), 2, 2), torch.full((4000, 2), 2), 2,
-        "ancestral", 30, seeded(), remask="conf", record=True,
+        masked_denoiser, canvas, MASK, "ancestral", 9, seeded(),
+        remask="conf", record=True,
     )  # fmt: skip
-    frames = torch.stack(course.canvases)
-    back = ((frames[:-1] != 2) & (frames[1:] == 2)).sum((0, 1))
-    assert back.min() > 300 and back[1] > back[0]
+    frames, returned = course.canvases, 0
+    for k, (sure, frame) in enumerate(zip(seen, frames, strict=True)):
+        assert bool(torch.isinf(sure[:, 0]).all())
+        written = frame[:, 1:] != MASK
+        assert torch.equal(torch.isfinite(sure[:, 1:]), written)
+        if k == 0:
+            continue
+        new = (frame != MASK) & (frames[k - 1] == MASK)
+        probs = masked_denoiser(frames[k - 1]).exp()
+        want = probs.gather(-1, frame.where(new, 0)[..., None])[..., 0]
+        torch.testing.assert_close(sure[new], want[new])
+        returned += int(((frame == MASK) & (frames[k - 1] != MASK)).sum())
+    assert returned > 50
 
 
 # --- against diffusers ------------------------------------------------------
@@ -390,12 +412,16 @@ def test_confidence_is_the_block_refinement_of_diffusers(steps):
     assert len(frames) == steps
 
 
-@pytest.mark.parametrize("tau", [0.3, 0.9])
+@pytest.mark.parametrize("tau", [0.4, 0.6])
 def test_threshold_is_the_block_refinement_of_diffusers(tau):
     """With as many steps as positions: one token at least in each."""
-    denoise, canvas = network(10, 7), torch.full((1, 10), 7)
+    canvas, lengths = torch.full((1, 10), 7), set()
     for seed in range(5):
-        denoise = network(10, 7, seed)
+        loud = network(10, 7, seed)
+
+        def denoise(ids, loud=loud):
+            return 0.4 * loud(ids)
+
         want, frames = refine(
             denoise, canvas, 7, 10, None, temperature=0.0, threshold=tau
         )
@@ -406,7 +432,8 @@ def test_threshold_is_the_block_refinement_of_diffusers(tau):
         assert torch.equal(course.ids, want)
         assert len(frames) == course.calls == int(course.nfe)
         assert all(map(torch.equal, course.canvases, frames))
-    assert 1 < len(frames) < 10 or tau == 0.9
+        lengths.add(len(frames))
+    assert lengths & set(range(2, 10)), "or the threshold did nothing"
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
