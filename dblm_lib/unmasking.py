@@ -505,7 +505,7 @@ def unmask(
         generator=generator,
         dtype=dtype,
     )
-    number = 0
+    number, most = 0, int(clock.total.sum(1).max())
     while bool((ids == mask_id).any()) or bool(clock.left.any() and remask):
         number += 1
         masked = ids == mask_id
@@ -518,24 +518,39 @@ def unmask(
         may = masked & window
         quota = -(-may.sum(1) // left.clamp(min=1))
         step = Step(ids, may, quota, share, answer, draw, generator)
-        change = rule(step)
+        change = _checked(rule(step), ids, number <= most)
         reveal, hide = change & may, change & free & ~masked
-        if "tokens" in vars(step):
-            tokens = step.tokens[reveal]
-        else:
-            tokens = draw(answer(ids, reveal.any(1))[reveal])
         if record:
             time = masked.sum() / free.sum()
             course.note(time, ids, answer(ids, masked.any(1)), ~masked)
-        if remask == "conf":
-            probs = answer.logits[reveal].softmax(-1).double()
-            sure[hide] = torch.inf
+        sure[hide] = torch.inf
+        if bool(reveal.any()):
+            logits = answer(ids, reveal.any(1))[reveal]
+            known = "tokens" in vars(step)
+            tokens = step.tokens[reveal] if known else draw(logits)
+            probs = logits.softmax(-1).double()
             sure[reveal] = probs.gather(-1, tokens[:, None])[:, 0]
         ids = ids.masked_fill(hide, mask_id)
-        ids[reveal] = tokens
-        revealed[reveal] = number
+        if bool(reveal.any()):
+            ids[reveal], revealed[reveal] = tokens, number
     course.ids = ids
     return course
+
+
+def _checked(change, ids, in_time):
+    """Refuse the answer of an order that is none, or that never ends."""
+    if change.dtype != torch.bool or change.shape != ids.shape:
+        raise ValueError(
+            "an order answers with True and False, shape "
+            f"{tuple(ids.shape)}; got {change.dtype} of shape "
+            f"{tuple(change.shape)}"
+        )
+    if not in_time:
+        raise ValueError(
+            "the order has left masks after its last step: let it reveal "
+            "step.quota of them at least, as step.best does"
+        )
+    return change
 
 
 def _alphas(schedule, total, left, shape, stagger):

@@ -540,3 +540,36 @@ def test_an_order_of_your_own():
         masked_denoiser, EMPTY[:4], MASK, backwards, skip=1
     )
     assert course.revealed[0].tolist() == [3, 2, 1]
+
+
+def test_an_order_that_answers_wrongly_or_never_ends_is_refused():
+    def never(step):
+        return torch.zeros_like(step.masked)
+
+    with pytest.raises(ValueError, match="left masks after its last step"):
+        unmasking.unmask(masked_denoiser, EMPTY[:2], MASK, never)
+    for wrong in (lambda step: step.ids, lambda step: step.masked[:, :1]):
+        with pytest.raises(ValueError, match="True and False"):
+            unmasking.unmask(masked_denoiser, EMPTY[:2], MASK, wrong)
+
+
+@pytest.mark.parametrize("how", [None, *unmasking.REMASKING])
+def test_a_single_row_may_wait_for_its_first_token(how):
+    """Nothing is known before; and a record asks from the first step."""
+    for record in (False, True):
+        course = unmasking.unmask(
+            masked_denoiser, EMPTY[:1], MASK, "ancestral", 100, seeded(),
+            remask=how, record=record,
+        )  # fmt: skip
+        assert not bool((course.ids == MASK).any())
+        assert int(course.revealed.min()) > 1
+
+
+def test_a_mask_that_is_one_of_the_tokens_is_never_written():
+    """As in LLaDA; here the network would write it everywhere."""
+    logits = torch.tensor([0.0, 1.0, 9.0])
+    course = unmasking.unmask(
+        lambda ids: logits.expand(len(ids), 4, 3), torch.full((50, 4), 2), 2,
+        "random", 2, seeded(),
+    )  # fmt: skip
+    assert course.ids.unique().tolist() == [0, 1]
