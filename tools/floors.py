@@ -18,9 +18,16 @@ LIBRARY = ROOT / "dblm_lib"
 FLOORS = {
     0: (
         *("resources", "checks", "schedules", "storage", "tales", "text"),
-        *("noising", "muon", "variety"),
+        *("noising", "masking", "processes", "muon", "variety"),
     ),
-    1: ("posterior", "reverse", "prompts", "decoding"),
+    1: (
+        "posterior",
+        "reverse",
+        "prompts",
+        "decoding",
+        "unmasking",
+        "renoising",
+    ),
     2: ("autoregressive", "configuration", "denoiser", "levels"),
     3: ("training", "metrics"),
     4: (
@@ -32,8 +39,8 @@ FLOORS = {
 BESIDE = ("plots", "drawings", "widgets", "exercises")
 # What others of their own floor may import: parts of one thing.
 HELPERS = {
-    0: ("resources", "checks", "schedules", "tales"),
-    1: ("posterior", "reverse", "prompts"),
+    0: ("resources", "checks", "schedules", "tales", "noising", "masking"),
+    1: ("posterior", "reverse", "prompts", "unmasking"),
     2: ("configuration",),
     4: ("ablation", "ladder", "evaluation"),
     None: ("plots",),  # beside the floors
