@@ -18,11 +18,11 @@ LIBRARY = ROOT / "dblm_lib"
 FLOORS = {
     0: (
         *("resources", "checks", "schedules", "storage", "tales", "text"),
-        *("noising", "muon", "variety"),
+        *("noising", "muon", "variety", "conditionals"),
     ),
     1: ("posterior", "reverse", "prompts", "decoding"),
-    2: ("autoregressive", "configuration", "denoiser", "levels"),
-    3: ("training", "metrics"),
+    2: ("autoregressive", "configuration", "denoiser", "levels", "masked"),
+    3: ("training", "metrics", "likelihood"),
     4: (
         *("ablation", "diagnostics", "ladder", "repair", "distillation"),
         *("evaluation", "speed"),
@@ -34,7 +34,7 @@ BESIDE = ("plots", "drawings", "widgets", "exercises")
 HELPERS = {
     0: ("resources", "checks", "schedules", "tales"),
     1: ("posterior", "reverse", "prompts"),
-    2: ("configuration",),
+    2: ("configuration", "denoiser"),
     4: ("ablation", "ladder", "evaluation"),
     None: ("plots",),  # beside the floors
 }
