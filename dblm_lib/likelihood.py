@@ -38,7 +38,8 @@ __all__ = [
 ]
 
 DRAWS = ("iid", "stratified", "low-discrepancy", "counts")
-# Smallest time that is drawn: below it the weight 1/t has no variance.
+# Smallest time that is drawn: with times down to 0 the weight 1/t would have
+# no finite variance.
 LOW = 1e-3
 
 
@@ -194,7 +195,7 @@ def bound(
         if draw == "counts":
             number = _counts(count, length, generator)
             hidden = dice.argsort(dim=1).argsort(dim=1) < number[:, None]
-            weight = length / number
+            weight = length / number.double()
         else:
             t = low + (1 - low) * _times(count, draw, generator)
             hidden = dice < t[:, None]

@@ -100,7 +100,7 @@ def draw_masks(model, ids, generator):
     if config.draws == "counts":
         number = (t * length).long().clamp(max=length - 1) + 1
         keep = dice.argsort(dim=1).argsort(dim=1) >= number[:, None]
-        return {"t": number / length, "keep": keep}
+        return {"t": number.double() / length, "keep": keep}
     t = config.low + (1 - config.low) * t
     return {"t": t, "keep": dice >= t[:, None]}
 

@@ -1,7 +1,7 @@
 """Losses of a denoiser, and what is measured of one beside them.
 
-Chapters 4, 7 and 9. A loss is a function ``(model, batch) -> scalar``; the batch
-is a dictionary that the loop makes.
+Chapters 4, 7 and 9. A loss is a function ``(model, batch) -> scalar``; the
+batch is a dictionary that the loop makes.
 """
 
 import torch
