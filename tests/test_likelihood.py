@@ -109,7 +109,7 @@ def test_spread_draws_have_smaller_errors_at_equal_cost():
     }
     assert errors["stratified"] < 0.5 * errors["iid"]
     assert errors["low-discrepancy"] < 0.5 * errors["iid"]
-    assert errors["counts"] < 0.5 * errors["low-discrepancy"]
+    assert errors["counts"] < 0.8 * errors["low-discrepancy"]
 
 
 def test_a_cut_at_low_times_leaves_out_a_known_piece():
