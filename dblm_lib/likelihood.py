@@ -26,6 +26,7 @@ from . import checks, tales
 __all__ = [
     "DRAWS",
     "LOW",
+    "Counts",
     "Nats",
     "bound",
     "chain_rule",
@@ -102,6 +103,22 @@ class Nats:
 
     def __str__(self):
         return f"{self.mean:.2f} ± {self.error:.2f} nats a text"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What `count_nats` finds, from which all T-step bounds follow.
+
+    Attributes
+    ----------
+    nats : float64 tensor, shape ``(rounds, n, length)``
+        Cross-entropy of all masked tokens; column l - 1 with l masks.
+    orders : Nats
+        The chain rule in the order in which the masks of each text fell.
+    """
+
+    nats: torch.Tensor
+    orders: Nats
 
 
 # --- The truth --------------------------------------------------------------
@@ -252,23 +269,23 @@ def count_nats(denoise, ids, mask_id, rounds=1, generator=None, batch_size=64):
 
     Returns
     -------
-    float64 tensor, shape ``(rounds, n, length)``
-        Column l - 1: with l masks.
+    Counts
     """
     _check(ids, mask_id, rounds=rounds, batch_size=batch_size)
     generator = generator or torch.Generator().manual_seed(0)
     count, length = ids.shape
     found = torch.zeros(rounds, count, length, dtype=torch.float64)
-    number = torch.arange(1, length + 1)[:, None]
-    for table in found:
-        for row, orders in zip(
-            range(count), random_orders(length, count, generator)
-        ):
-            hidden = orders.argsort() < number
+    orders = torch.zeros(rounds, count, dtype=torch.float64)
+    number, places = torch.arange(1, length + 1)[:, None], range(length)
+    for table, chain in zip(found, orders):
+        drawn = random_orders(length, count, generator)
+        for row, order in enumerate(drawn):
+            hidden = order.argsort() < number
             text = ids[row].expand(length, -1)
             nats = _hidden_nats(denoise, text, hidden, mask_id, batch_size)
             table[row] = nats.sum(dim=1)
-    return found
+            chain[row] = nats[places, order].sum()
+    return Counts(found, Nats(orders))
 
 
 def step_weights(steps, length):
@@ -299,11 +316,17 @@ def step_weights(steps, length):
 
 
 def step_bounds(table, steps):
-    """The T-step bounds that follow from one table of `count_nats`.
+    """The T-step bounds that follow from what `count_nats` found.
+
+    Of the nats with l masks the mean over all orders has two estimates: those
+    of all l masked tokens over l, or those of the one that is revealed next.
+    Weighted 1/l, their difference is 0 in the mean over the orders. It is
+    taken off: for large T next to nothing is then left to chance, and with a
+    denoiser whose orders agree nothing at all.
 
     Parameters
     ----------
-    table : tensor, shape ``(rounds, n, length)``
+    table : Counts
     steps : sequence of int
         Values of T; ``math.inf`` stands for the bound in continuous time.
 
@@ -312,8 +335,15 @@ def step_bounds(table, steps):
     dict
         T -> Nats.
     """
-    length = table.shape[-1]
-    return {T: Nats(table @ step_weights(T, length)) for T in steps}
+    length = table.nats.shape[-1]
+    limit = step_weights(math.inf, length)
+    return {
+        T: Nats(
+            table.orders.rounds
+            + table.nats @ (step_weights(T, length) - limit)
+        )
+        for T in steps
+    }
 
 
 # --- One order --------------------------------------------------------------

@@ -163,21 +163,36 @@ def test_steps_as_defined_agree_with_the_table_of_counts(denoise, steps):
 def test_the_table_of_counts_estimates_what_listing_gives(denoise):
     few = ALL[::5]
     wanted = listed(denoise)[::5]
-    table = likelihood.count_nats(denoise, few, MASK, rounds=24)
+    found = likelihood.count_nats(denoise, few, MASK, rounds=24)
+    table = found.nats
     assert table.shape == (24, len(few), LENGTH)
     error = table.mean(dim=1).std(dim=0) / math.sqrt(24)
     off = (table.mean(dim=(0, 1)) - wanted.mean(dim=0)).abs()
     assert (off <= 4 * error + 1e-6).all() and error.max() < 0.1
     # With all masked there is nothing to draw.
     torch.testing.assert_close(table[:, :, -1], wanted[:, -1].expand(24, -1))
-    bounds = likelihood.step_bounds(table, [1, 4, math.inf])
+    bounds = likelihood.step_bounds(found, [1, 4, math.inf])
     assert list(bounds) == [1, 4, math.inf]
-    one = likelihood.step_bound(denoise, few, MASK, steps=1)
-    torch.testing.assert_close(bounds[1].values, one.values)
-    for T in (4, math.inf):
+    assert bounds[math.inf].mean == pytest.approx(found.orders.mean)
+    for T, got in bounds.items():
         true = wanted @ likelihood.step_weights(T, LENGTH)
-        off = bounds[T].mean - true.mean().item()
-        assert abs(off) < 4 * bounds[T].draw_error
+        off = got.mean - true.mean().item()
+        assert abs(off) <= 4 * got.draw_error + 1e-5
+
+
+def test_with_the_exact_denoiser_no_order_is_left_to_chance():
+    """In the limit nothing is, and much less than in the plain estimate."""
+    few = ALL[::5]
+    found = likelihood.count_nats(Joint(), few, MASK, rounds=24)
+    bounds = likelihood.step_bounds(found, [64, math.inf])
+    torch.testing.assert_close(
+        bounds[math.inf].rounds,
+        truth()[::5].expand(24, -1),
+        rtol=0,
+        atol=1e-5,
+    )
+    plain = found.nats @ likelihood.step_weights(64, LENGTH)
+    assert bounds[64].draw_error < 0.5 * likelihood.Nats(plain).draw_error
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 300, math.inf])
