@@ -213,7 +213,7 @@ class Oracle:
             there = self._tokens[i, alive]
             right = (there == row[i]) | (there < 0)
             if slip:
-                weights = weights * torch.where(right, 1.0, slip)
+                weights = torch.where(right, weights, weights * slip)
             else:
                 alive, weights = alive[right], weights[right]
         shapes, inverse = self._shape[alive].unique(return_inverse=True)
