@@ -136,13 +136,13 @@ class DBLMConfig(GPT2Config):
         _check_fields(self)
         self.sampler = dict(self.sampler)
         super().__init__(**kwargs)
-        _check_sizes(self)
+        check_sizes(self)
 
 
 def _check_fields(config):
     """Refuse fields of `DBLMConfig` that are wrong by themselves or together.
 
-    Those of GPT-2 are not there yet, see `_check_sizes`.
+    Those of GPT-2 are not there yet, see `check_sizes`.
     """
     for field, known in (
         ("conditioning", CONDITIONINGS),
@@ -204,7 +204,7 @@ def _check_together(config):
             )
 
 
-def _check_sizes(config):
+def check_sizes(config):
     """Refuse sizes of GPT-2 that make no network, or do not fit ours."""
     for field in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
         value = getattr(config, field)

@@ -19,17 +19,14 @@ FLOORS = {
     0: (
         *("resources", "checks", "schedules", "storage", "tales", "text"),
         *("noising", "masking", "processes", "muon", "variety"),
+        "conditionals",
     ),
     1: (
-        "posterior",
-        "reverse",
-        "prompts",
-        "decoding",
-        "unmasking",
-        "renoising",
+        *("posterior", "reverse", "prompts", "decoding"),
+        *("unmasking", "renoising"),
     ),
-    2: ("autoregressive", "configuration", "denoiser", "levels"),
-    3: ("training", "metrics"),
+    2: ("autoregressive", "configuration", "denoiser", "levels", "masked"),
+    3: ("training", "metrics", "likelihood"),
     4: (
         *("ablation", "diagnostics", "ladder", "repair", "distillation"),
         *("evaluation", "speed"),
@@ -41,7 +38,7 @@ BESIDE = ("plots", "drawings", "widgets", "exercises")
 HELPERS = {
     0: ("resources", "checks", "schedules", "tales", "noising", "masking"),
     1: ("posterior", "reverse", "prompts", "unmasking"),
-    2: ("configuration",),
+    2: ("configuration", "denoiser"),
     4: ("ablation", "ladder", "evaluation"),
     None: ("plots",),  # beside the floors
 }

@@ -1,6 +1,6 @@
 r"""Training: recipe, random numbers, losses, the loop and its checkpoints.
 
-Chapters 4 and 7. `loop.train` is the one loop; what it does in a step is
+Chapters 4, 7 and 9. `loop.train` is the one loop; what it does in a step is
 decided by a loss and a draw, functions that a model's configuration names.
 """
 
@@ -15,6 +15,7 @@ from .config import (
 from .draws import (
     draw_clean_neighbours,
     draw_for,
+    draw_masks,
     draw_noise,
     draw_staggered,
 )
@@ -25,6 +26,7 @@ from .losses import (
     evaluate_denoising,
     first_guess,
     loss_for,
+    masked_loss,
     normalised_mse,
     weight_change,
 )
@@ -38,12 +40,14 @@ __all__ = [
     "denoising_loss",
     "draw_clean_neighbours",
     "draw_for",
+    "draw_masks",
     "draw_noise",
     "draw_staggered",
     "evaluate_denoising",
     "first_guess",
     "learning_rate",
     "loss_for",
+    "masked_loss",
     "next_token_loss",
     "next_token_nats",
     "normalised_mse",

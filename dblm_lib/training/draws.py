@@ -1,6 +1,6 @@
 """Random numbers of a training step: times, noise, what stays clean.
 
-Chapters 4 and 7. Each function takes a model, the ids of a batch and a
+Chapters 4, 7 and 9. Each function takes a model, the ids of a batch and a
 generator, and gives a dictionary that the losses know how to read.
 """
 
@@ -9,6 +9,7 @@ import torch
 __all__ = [
     "draw_clean_neighbours",
     "draw_for",
+    "draw_masks",
     "draw_noise",
     "draw_staggered",
 ]
@@ -78,8 +79,36 @@ def draw_staggered(model, ids, generator):
     return {"t": t, "eps": noise["eps"], "keep": t == 0}
 
 
+def draw_masks(model, ids, generator):
+    """Draw the time of each sequence, and which of its tokens are masked.
+
+    Times are spread evenly over the batch, all moved by one draw (Kingma et
+    al., 2021): the rows of a batch are in random order already. Chapter 9.
+
+    Returns
+    -------
+    dict
+        ``t``, shape ``(batch,)``, float64, at least ``low`` of the model's
+        configuration; with ``draws="counts"`` the share of tokens that are
+        masked, one of them at least. ``keep``, bool, shape
+        ``(batch, length)``, True at tokens that stay visible.
+    """
+    config, (count, length) = model.config, ids.shape
+    t = torch.rand(1, generator=generator, dtype=torch.float64)
+    t = (t + torch.arange(count)) / count
+    dice = torch.rand(ids.shape, generator=generator, dtype=torch.float64)
+    if config.draws == "counts":
+        number = (t * length).long().clamp(max=length - 1) + 1
+        keep = dice.argsort(dim=1).argsort(dim=1) >= number[:, None]
+        return {"t": number.double() / length, "keep": keep}
+    t = config.low + (1 - config.low) * t
+    return {"t": t, "keep": dice >= t[:, None]}
+
+
 def draw_for(model):
     """The function that draws noise as a model's configuration asks."""
+    if model.config.loss == "masked":
+        return draw_masks
     if model.config.stagger:
         return draw_staggered
     return draw_clean_neighbours if model.config.clean_rate else draw_noise

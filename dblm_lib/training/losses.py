@@ -1,7 +1,7 @@
 """Losses of a denoiser, and what is measured of one beside them.
 
-Chapters 4 and 7. A loss is a function ``(model, batch) -> scalar``; the batch
-is a dictionary that the loop makes.
+Chapters 4, 7 and 9. A loss is a function ``(model, batch) -> scalar``; the
+batch is a dictionary that the loop makes.
 """
 
 import torch
@@ -15,6 +15,7 @@ __all__ = [
     "evaluate_denoising",
     "first_guess",
     "loss_for",
+    "masked_loss",
     "normalised_mse",
     "weight_change",
 ]
@@ -48,7 +49,11 @@ def denoising_loss(model, batch):
 
 def loss_for(model):
     """The loss that a model's configuration asks for."""
-    return {"mse": denoising_loss, "ce": cross_entropy_loss}[model.config.loss]
+    return {
+        "mse": denoising_loss,
+        "ce": cross_entropy_loss,
+        "masked": masked_loss,
+    }[model.config.loss]
 
 
 def cross_entropy_loss(model, batch):
@@ -76,6 +81,33 @@ def cross_entropy_loss(model, batch):
     logits = model(zt, batch["t"], batch["mask"], guess, ~asked).logits
     nats = F.cross_entropy(logits, batch["ids"][asked], reduction="none")
     return (nats * batch["weight"][asked]).sum()
+
+
+def masked_loss(model, batch):
+    """Cross-entropy of the masked tokens given the visible ones, in nats.
+
+    Parameters
+    ----------
+    model : MaskedDenoiser, possibly wrapped
+    batch : dict
+        ``ids``, ``mask``, ``weight``, and what `draw_masks` gives: ``t`` and
+        ``keep``.
+
+    Returns
+    -------
+    scalar tensor
+        With the weighting ``"1/t"`` nats a position: times the length an
+        unbiased estimate of the bound, but for times below ``low``. With
+        ``"mean"`` nats a masked token, which is no bound.
+    """
+    config, keep = getattr(model, "module", model).config, batch["keep"]
+    canvas = batch["ids"].masked_fill(~keep, config.mask_id)
+    logits = model(canvas, batch["mask"], batch["t"], keep)
+    nats = F.cross_entropy(logits, batch["ids"][~keep], reduction="none")
+    if config.weighting == "mean":
+        return (nats * batch["weight"][~keep]).sum()
+    weight = (batch["mask"] / batch["t"][:, None])[~keep]
+    return (nats * weight.to(nats.dtype)).sum() / batch["mask"].sum()
 
 
 @torch.no_grad()

@@ -1,0 +1,352 @@
+r"""GPT-2 as a masked denoiser: tokens and masks in, logits out.
+
+Chapter 9. The trunk of GPT-2 reads a canvas of tokens of which some are
+masked, sees both sides of each, and answers at every position with logits of
+the clean token. It need not be told the time: given which tokens are masked,
+the clean ones do not depend on it. With causal attention and no mask it is
+GPT-2 itself, number for number.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import GPT2Config, GPT2Model, GPT2PreTrainedModel
+from transformers import initialization as init
+
+from . import checks, noising, resources, schedules
+from .configuration import CONDITIONINGS, check_sizes
+from .denoiser import DenoiserBase, attention_mask_4d, noise_embedding
+
+__all__ = [
+    "DRAWS",
+    "WEIGHTINGS",
+    "MaskedConfig",
+    "MaskedDenoiser",
+    "load",
+]
+
+WEIGHTINGS = ("1/t", "mean")
+DRAWS = ("times", "counts")
+# What `resources.check_architecture` looks for in a folder.
+_KIND = "dblm-masked"
+
+
+class MaskedConfig(GPT2Config):
+    """GPT-2's configuration and what a masked denoiser adds to it.
+
+    Parameters
+    ----------
+    causal : bool
+        May a position see only what stands to its left, as in GPT-2?
+    conditioning : {"none", "time"}
+        Whether the network is told the time t, the probability with which
+        each token has been masked. It does not need to be.
+    shift : bool
+        Answer each position from the state before it, behind an end-of-text
+        token: what GPT-2 was trained to do (Gong et al., 2025).
+    weighting : {"1/t", "mean"}
+        What a masked token weighs in the loss. With ``"1/t"`` the loss is
+        the bound of the likelihood, in nats a position (Sahoo et al., 2024;
+        Shi et al., 2024); ``"mean"`` is the plain mean over all masked
+        tokens of a batch, which is no bound and leaves canvases with few
+        masks little to say.
+    draws : {"times", "counts"}
+        How a canvas is masked in training: each token by itself with
+        probability t, or as many tokens as a count says, which are spread
+        evenly over 1 to the length (Nie et al., 2025).
+    low : float
+        The smallest time that is drawn, above 0: next to 0 hardly a canvas
+        has a mask, and those that have one weigh 1/t.
+    seq_len : int, optional
+        Length of the canvases that the model was trained on.
+    **kwargs
+        Those of `transformers.GPT2Config`. ``vocab_size`` counts the tokens
+        of the text; the mask is one more, see `mask_id`.
+    """
+
+    model_type = _KIND
+    # By this `training.loss_for` and `training.draw_for` know what to do.
+    loss = "masked"
+
+    def __init__(
+        self,
+        causal=False,
+        conditioning="none",
+        shift=True,
+        weighting="1/t",
+        draws="times",
+        low=1e-3,
+        seq_len=None,
+        **kwargs,
+    ):
+        self.causal = causal
+        self.conditioning = conditioning
+        self.shift = shift
+        self.weighting = weighting
+        self.draws = draws
+        self.low = low
+        self.seq_len = seq_len
+        _check_fields(self)
+        super().__init__(**kwargs)
+        check_sizes(self)
+
+    @property
+    def mask_id(self):
+        """The id of the mask: the first that no token of the text has."""
+        return self.vocab_size
+
+
+def _check_fields(config):
+    """Refuse fields of `MaskedConfig` that are wrong by themselves."""
+    for field, known in (
+        ("conditioning", CONDITIONINGS),
+        ("weighting", WEIGHTINGS),
+        ("draws", DRAWS),
+    ):
+        value = getattr(config, field)
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(
+                f"unknown {field} {value!r}; choose one of {', '.join(known)}"
+            )
+    for field in ("causal", "shift"):
+        value = getattr(config, field)
+        if not isinstance(value, bool):
+            raise TypeError(f"{field} is True or False; got {value!r}")
+    if not (checks.is_number(config.low) and 0 < config.low < 1):
+        raise ValueError(
+            f"low must lie between 0 and 1, both excluded; got {config.low!r}"
+        )
+    if not (config.seq_len is None or checks.is_whole(config.seq_len)):
+        raise ValueError(
+            f"seq_len must be a whole number above 0; got {config.seq_len!r}"
+        )
+
+
+class MaskedBase(GPT2PreTrainedModel):
+    """Loading and checking; the network itself is in `MaskedDenoiser`."""
+
+    config_class = MaskedConfig
+    base_model_prefix = "masked"
+    _supports_sdpa = True
+    main_input_name = "ids"
+    as_bias = DenoiserBase.as_bias
+
+    @classmethod
+    def from_backbone(cls, backbone="tales-gpt2", **options):
+        """Make a masked denoiser from a pretrained GPT-2.
+
+        The embedding of the mask is new. It starts as the mean of all
+        others: it says as much as no token.
+
+        Parameters
+        ----------
+        backbone : str, path or resources.Backbone
+            What `resources.load_backbone` takes or gives.
+        **options
+            Fields of `MaskedConfig`.
+
+        Returns
+        -------
+        MaskedDenoiser
+            In evaluation mode.
+        """
+        if not hasattr(backbone, "model"):
+            backbone = resources.load_backbone(backbone)
+        gpt2 = backbone.model.transformer
+        fields = gpt2.config.to_dict()
+        for name in ("model_type", "architectures", "transformers_version"):
+            fields.pop(name, None)
+        model = cls(cls.config_class(**{**fields, **options}))
+        trunk = gpt2.state_dict()
+        table = trunk.pop("wte.weight")
+        model.trunk.load_state_dict(trunk)
+        table = torch.cat([table, table.mean(dim=0, keepdim=True)])
+        model.embeddings.load_state_dict({"weight": table})
+        return model.eval()
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """Load a saved denoiser; as in `transformers`."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for weight in (*model.parameters(), *model.buffers()):
+            # Otherwise the file stays mapped as long as the model lives.
+            weight.data = weight.data.clone()
+        return loaded
+
+    def check_input(self, ids, mask=None, t=None, keep=None):
+        """Refuse an input that does not fit, and bring it into shape.
+
+        No number on a GPU is looked at, which would make the program wait.
+
+        Parameters
+        ----------
+        ids, mask, t, keep
+            As `MaskedDenoiser.forward` takes them.
+
+        Returns
+        -------
+        mask : bool tensor, shape ``(batch, length)``
+            Or ``(1, length)`` if there is no padding.
+        t : float64 tensor, shape ``(batch, 1)``
+            None without conditioning.
+        asked : bool tensor, shape ``(batch, length)``, or Ellipsis
+            Positions whose token is in question; Ellipsis stands for all.
+        """
+        if ids.ndim != 2 or ids.numel() == 0:
+            raise ValueError(
+                "ids must have shape (batch, length), with at least one "
+                f"position; got {tuple(ids.shape)}"
+            )
+        if ids.is_floating_point() or ids.dtype == torch.bool:
+            raise ValueError(
+                f"ids holds {ids.dtype}: the input are token ids, and "
+                f"{self.config.mask_id} for a mask"
+            )
+        longest = self.config.max_position_embeddings - self.config.shift
+        if ids.shape[1] > longest:
+            raise ValueError(
+                f"this model knows {longest} positions; got {ids.shape[1]}: "
+                "shorten the text"
+            )
+        mask = noising.check_keep(mask, ids.shape, "the attention mask")
+        if mask is None:
+            mask = torch.ones_like(ids[:1], dtype=torch.bool)
+        keep = noising.check_keep(keep, ids.shape)
+        mask = mask.to(ids.device)
+        return (
+            mask,
+            self._check_time(ids, mask, t),
+            ... if keep is None else ~keep.to(ids.device),
+        )
+
+    def _check_time(self, ids, mask, t):
+        if self.config.conditioning == "none":
+            return None
+        if t is None:  # what the canvas says of it
+            masks = (ids == self.config.mask_id) & mask
+            share = masks.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+            return share.double()[:, None]
+        t = schedules.as_time(t).to(ids.device)
+        if t.shape not in [(), (1,), (len(ids),)]:
+            raise ValueError(
+                f"t must be one number, or have shape ({len(ids)},); got "
+                f"{tuple(t.shape)}"
+            )
+        return t.reshape(-1, 1).expand(len(ids), 1)
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if getattr(module, "starts_at_zero", False):
+            init.zeros_(module.weight)
+
+    def get_input_embeddings(self):
+        return self.embeddings
+
+    def set_input_embeddings(self, value):
+        self.embeddings = value
+
+
+class MaskedDenoiser(MaskedBase):
+    """GPT-2's trunk, filling in masks.
+
+    Parameters
+    ----------
+    config : MaskedConfig
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        hidden = config.hidden_size
+        self.embeddings = nn.Embedding(config.vocab_size + 1, hidden)
+        self.trunk = GPT2Model(config)
+        self.trunk.wte = None  # ours has a row for the mask
+        if config.conditioning == "time":
+            self.noise_mlp = nn.Sequential(
+                nn.Linear(hidden, hidden),
+                nn.SiLU(),
+                nn.Linear(hidden, hidden),
+            )
+            self.noise_mlp[-1].starts_at_zero = True
+        self.post_init()
+
+    def forward(self, ids, mask=None, t=None, keep=None):
+        """Say which token stands at each position.
+
+        Parameters
+        ----------
+        ids : tensor of ids, shape ``(batch, length)``
+            A canvas: tokens, and ``config.mask_id`` where there is a mask.
+        mask : tensor of 0 and 1, shape ``(batch, length)``, optional
+            0 at padding, which is never looked at.
+        t : float or tensor, shape ``()`` or ``(batch,)``, optional
+            Times, for a model that is told them; if left out, the share of
+            masks on each canvas. Other models do not look at it.
+        keep : tensor of 0 and 1, shape ``(batch, length)``, optional
+            1 at positions whose token is not in question: logits come for
+            the n others only, shape ``(n, vocab_size)``.
+
+        Returns
+        -------
+        tensor, shape ``(batch, length, vocab_size)``
+            Logits in float32, at visible positions, too: there nothing was
+            trained, see `masking.carry_over`. The mask is no answer.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit, or ``t`` lies outside [0, 1].
+        """
+        config = self.config
+        real, t, asked = self.check_input(ids, mask, t, keep)
+        hidden = self.embeddings(ids)
+        if config.conditioning == "time":
+            code = noise_embedding(t, config.hidden_size)
+            hidden = hidden + self.noise_mlp(code.to(hidden.dtype))
+        if config.shift:
+            start = self.embeddings.weight[config.bos_token_id]
+            start = start.to(hidden.dtype).expand(len(hidden), 1, -1)
+            hidden = torch.cat([start, hidden], dim=1)
+            real = F.pad(real, (1, 0), value=True)
+        states = self.trunk(
+            inputs_embeds=hidden,
+            attention_mask=self.as_bias(
+                attention_mask_4d(real, config.causal)
+            ),
+            use_cache=False,
+        ).last_hidden_state
+        if config.shift:
+            states = states[:, :-1]
+        # As in GPT-2 the logits are products with the embeddings.
+        table = self.embeddings.weight[: config.vocab_size]
+        with torch.autocast(states.device.type, enabled=False):
+            return states[asked].float() @ table.float().T
+
+
+def load(name):
+    """Load a trained masked denoiser.
+
+    Parameters
+    ----------
+    name : str or path
+        A checkpoint of the book, or a folder made by `save_pretrained`.
+
+    Returns
+    -------
+    MaskedDenoiser
+        In evaluation mode.
+
+    Raises
+    ------
+    resources.DataError
+        If files are missing, damaged or those of another architecture.
+    ValueError
+        If the name is unknown; the message suggests the nearest.
+    """
+    folder = resources.locate(name)
+    resources.check_architecture(folder, _KIND)
+    model = resources.load_weights(MaskedDenoiser, folder)
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = resources.load_tokenizer(folder)
+        resources.check_vocabulary(tokenizer, model.config.vocab_size, folder)
+    return model
