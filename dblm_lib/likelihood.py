@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from . import checks, tales
+from . import checks, masking, tales
 
 __all__ = [
     "DRAWS",
@@ -210,11 +210,12 @@ def bound(
     for _ in range(rounds):
         dice = torch.rand(ids.shape, generator=generator, dtype=torch.float64)
         if draw == "counts":
-            number = _counts(count, length, generator)
+            number = masking.draw_counts(count, length, generator)
             hidden = dice.argsort(dim=1).argsort(dim=1) < number[:, None]
             weight = length / number.double()
         else:
-            t = low + (1 - low) * _times(count, draw, generator)
+            t = masking.draw_times(count, draw, generator)
+            t = low + (1 - low) * t
             hidden = dice < t[:, None]
             weight = (1 - low) / t
         nats = _hidden_nats(denoise, ids, hidden, mask_id, batch_size)
@@ -436,24 +437,6 @@ def _hidden_nats(denoise, ids, hidden, mask_id, batch_size, asked=None):
         )
         found[part][here.cpu()] = nats.cpu()
     return found
-
-
-def _times(count, draw, generator):
-    """Times in [0, 1), one a text; the texts share out the parts at random."""
-    single = draw == "low-discrepancy"
-    drawn = torch.rand(
-        1 if single else count, generator=generator, dtype=torch.float64
-    )
-    if draw == "iid":
-        return drawn
-    return (torch.randperm(count, generator=generator) + drawn) / count
-
-
-def _counts(count, length, generator):
-    """Numbers of masks, one a text, spread evenly over 1 to ``length``."""
-    first = torch.rand(1, generator=generator, dtype=torch.float64)
-    parts = (torch.randperm(count, generator=generator) + first) / count
-    return (parts * length).long().clamp(max=length - 1) + 1
 
 
 def _check(ids, mask_id, **sizes):

@@ -13,7 +13,9 @@ MASK = SIZE
 TEXTS = torch.tensor(list(itertools.product(range(SIZE), repeat=LENGTH)))
 NOISED = torch.tensor(list(itertools.product(range(SIZE + 1), repeat=LENGTH)))
 _draw = torch.Generator().manual_seed(3)
-JOINT = torch.rand(len(TEXTS), generator=_draw, dtype=torch.float64) ** 3 + 0.03
+JOINT = (
+    torch.rand(len(TEXTS), generator=_draw, dtype=torch.float64) ** 3 + 0.03
+)
 JOINT = JOINT / JOINT.sum()
 ENTROPY = float(torch.special.entr(JOINT).sum())
 ONE_HOT = torch.nn.functional.one_hot(TEXTS, SIZE).double()
