@@ -210,11 +210,11 @@ def bound(
     for _ in range(rounds):
         dice = torch.rand(ids.shape, generator=generator, dtype=torch.float64)
         if draw == "counts":
-            number = masking.draw_counts(count, length, generator)
+            number = masking.sample_counts(count, length, generator)
             hidden = dice.argsort(dim=1).argsort(dim=1) < number[:, None]
             weight = length / number.double()
         else:
-            t = masking.draw_times(count, draw, generator)
+            t = masking.sample_times(count, draw, generator)
             t = low + (1 - low) * t
             hidden = dice < t[:, None]
             weight = (1 - low) / t

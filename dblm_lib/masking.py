@@ -24,8 +24,6 @@ __all__ = [
     "PowerMasking",
     "carry_over",
     "check_logits",
-    "draw_counts",
-    "draw_times",
     "get_schedule",
     "look_up",
     "mask_count",
@@ -33,6 +31,8 @@ __all__ = [
     "mask_tokens",
     "mask_weight",
     "reveal_share",
+    "sample_counts",
+    "sample_times",
 ]
 
 DRAWS = ("iid", "stratified", "low-discrepancy")
@@ -276,7 +276,7 @@ def mask_weight(t, schedule=LINEAR):
 # --- draws of times ---------------------------------------------------------
 
 
-def draw_times(batch, how="low-discrepancy", generator=None):
+def sample_times(batch, how="low-discrepancy", generator=None):
     """Times for the rows of a batch; each by itself uniform in (0, 1).
 
     - ``iid``: independent;
@@ -310,7 +310,7 @@ def draw_times(batch, how="low-discrepancy", generator=None):
     return drawn.clamp(2.0**-53, 1 - 2.0**-53)
 
 
-def draw_counts(batch, length, generator=None):
+def sample_counts(batch, length, generator=None):
     """How many tokens to mask in each row: equally spaced over 1 to length.
 
     The draw of LLaDA's evaluation (Nie et al., 2025): the first count is

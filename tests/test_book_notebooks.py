@@ -30,7 +30,8 @@ def test_chapter(path, rule):
     assert not found, "\n".join([path.name, *found])
 
 
-NUMBERED = [path for path in CHAPTERS if not path.stem.startswith("00")]
+# Neither the welcome nor an appendix.
+NUMBERED = [path for path in CHAPTERS if path.stem[:2].strip("0").isdigit()]
 
 
 @pytest.mark.parametrize("path", NUMBERED, ids=lambda p: p.stem)

@@ -198,7 +198,7 @@ def test_the_forward_process_is_that_of_chapter_2():
 def test_each_row_sees_all_times(how):
     """A bound of the same texts in the same rows needs it."""
     runs = torch.stack(
-        [masking.draw_times(4, how, seeded(i)) for i in range(3000)]
+        [masking.sample_times(4, how, seeded(i)) for i in range(3000)]
     )
     assert float(runs.min()) > 0 and float(runs.max()) < 1
     error = math.sqrt(1 / 12 / 3000)
@@ -207,10 +207,10 @@ def test_each_row_sees_all_times(how):
 
 
 def test_strata_hold_one_time_each():
-    times = masking.draw_times(50, "stratified", seeded())
+    times = masking.sample_times(50, "stratified", seeded())
     assert (times * 50).long().sort().values.tolist() == list(range(50))
     assert times.diff().abs().min() > 0
-    times = masking.draw_times(50, "low-discrepancy", seeded())
+    times = masking.sample_times(50, "low-discrepancy", seeded())
     gaps = times.sort().values.diff()
     torch.testing.assert_close(gaps, torch.full_like(gaps, 0.02))
 
@@ -221,7 +221,7 @@ def test_counts_are_those_of_llada():
     Equal where the spacing is whole; else it rounds and we cut off.
     """
     for batch, length in ((4, 16), (16, 16), (32, 64)):
-        got = masking.draw_counts(batch, length, seeded(5))
+        got = masking.sample_counts(batch, length, seeded(5))
         first = int(torch.randint(length, (1,), generator=seeded(5))) + 1
         last = first + (batch - 1) * (length / batch)
         want = torch.linspace(float(first), last, steps=batch).round().long()
@@ -229,7 +229,7 @@ def test_counts_are_those_of_llada():
             assert torch.equal(got, (want - 1) % length + 1)
         assert int(got.min()) >= 1 and int(got.max()) <= length
     runs = torch.stack(
-        [masking.draw_counts(2, 5, seeded(i)) for i in range(4000)]
+        [masking.sample_counts(2, 5, seeded(i)) for i in range(4000)]
     )
     for column in runs.T:
         seen = torch.bincount(column, minlength=6)[1:].double()
@@ -238,13 +238,14 @@ def test_counts_are_those_of_llada():
 
 def estimates(how, rows, seed):
     """One estimate of the bound a row, by noising and evaluating."""
-    x0, generator = texts(rows, seed), seeded(seed)
+    # Another seed, or times and texts would be the same draws.
+    x0, generator = texts(rows, seed + 1000), seeded(seed)
     if how == "counts":
-        counts = masking.draw_counts(rows, LENGTH, generator)
+        counts = masking.sample_counts(rows, LENGTH, generator)
         zt = masking.mask_count(x0, counts, MASK, generator)
         weight = LENGTH / counts.double()
     else:
-        t = masking.draw_times(rows, how, generator)
+        t = masking.sample_times(rows, how, generator)
         zt = masking.mask_tokens(x0, t, MASK, generator)
         weight = masking.mask_weight(t)
     right = masked_denoiser(zt).gather(-1, x0[..., None])[..., 0]
@@ -264,7 +265,7 @@ def test_even_draws_vary_less():
     """The mean of 16 rows of a smooth function of the time."""
     spread = {}
     for how in masking.DRAWS:
-        runs = [masking.draw_times(16, how, seeded(i)) for i in range(300)]
+        runs = [masking.sample_times(16, how, seeded(i)) for i in range(300)]
         spread[how] = float(torch.stack([r.sqrt().mean() for r in runs]).std())
     assert spread["stratified"] < spread["iid"] / 4
     assert spread["low-discrepancy"] < spread["iid"] / 2
@@ -294,11 +295,11 @@ def test_so_many_tokens_are_masked_and_every_choice_alike():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: masking.draw_times(4, "stratifed"), "'stratified'"),
+        (lambda: masking.sample_times(4, "stratifed"), "'stratified'"),
         (lambda: masking.get_schedule("cosin"), "'cosine'"),
         (lambda: masking.get_schedule(3), "unknown schedule 3"),
-        (lambda: masking.draw_times(0), "batch must be a whole number"),
-        (lambda: masking.draw_counts(4, 2.5), "length must be a whole"),
+        (lambda: masking.sample_times(0), "batch must be a whole number"),
+        (lambda: masking.sample_counts(4, 2.5), "length must be a whole"),
         (lambda: masking.PowerMasking(0), "power must be positive"),
     ],
 )

@@ -107,7 +107,7 @@ def test_noise_keeps_what_is_given_and_takes_times_by_position():
 def test_without_random_tokens_the_hybrid_is_the_masked_process():
     """Same draws, weights, posterior and bound: CE / t on masks."""
     hybrid, masked = processes.Hybrid(SIZE, 0.0), processes.Masked(SIZE)
-    ids, t = texts(400), masking.draw_times(400, generator=seeded())
+    ids, t = texts(400, 1000), masking.sample_times(400, generator=seeded())
     zt = hybrid.add_noise(ids, t, seeded(4))
     assert torch.equal(zt, masked.add_noise(ids, t, seeded(4)))
     assert torch.equal(zt, masking.mask_tokens(ids, t, MASK, seeded(4)))
@@ -269,7 +269,7 @@ def test_the_bound_of_a_wrong_network_is_larger(name):
 def test_the_bound_can_be_learnt_from():
     """Gradients are finite, and zero where nothing is to be learnt."""
     for process in PROCESSES.values():
-        ids, t = texts(50), masking.draw_times(50, generator=seeded())
+        ids, t = texts(50, 1000), masking.sample_times(50, generator=seeded())
         zt = process.add_noise(ids, t, seeded(1))
         logits = torch.zeros(50, LENGTH, SIZE, requires_grad=True)
         terms = process.bound(logits, zt, ids, t)

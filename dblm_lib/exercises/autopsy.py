@@ -1,7 +1,6 @@
 """Checkers of chapter 6: autopsy."""
 
 import numpy as np
-import torch
 
 from .core import Hint, as_tensors, ask, compare, draw_noise, exercise, numbers
 
@@ -28,7 +27,7 @@ def _still_found(answer):
     got = [
         float(
             numbers(
-                ask(answer, points, torch.tensor(_TEXT), keep),
+                ask(answer, points, as_tensors(np.array(_TEXT))[0], keep),
                 (),
                 "the share",
             )
