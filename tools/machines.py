@@ -317,7 +317,10 @@ def table(found):
             for n in counts
         ]
         rows.append([meaning, row["setting"] or "–", *cells])
-    numbers = [str(int(stem[:2])) for stem in stems]
+    numbers = [
+        str(int(stem[:2])) if stem[:2].isdigit() else "appendix"
+        for stem in stems
+    ]
     return marked.table(["machine", "setting", *numbers], rows)
 
 
