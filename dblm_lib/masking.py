@@ -48,6 +48,10 @@ class MaskingSchedule:
     and ``slope(t)`` the derivative of alpha, which is never positive.
     """
 
+    def __repr__(self):
+        given = ", ".join(f"{k}={v!r}" for k, v in vars(self).items())
+        return f"{type(self).__name__}({given})"
+
     def alpha(self, t):
         """Probability that a token is clean at time ``t``."""
         raise NotImplementedError

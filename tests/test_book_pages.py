@@ -121,6 +121,15 @@ return {page: document.documentElement.scrollWidth - wide,
 """
 
 
+def test_tables_are_tables(page):
+    """What a cell displays as a table in Markdown is drawn as one."""
+    bars = "return [...document.querySelectorAll('main p')]"
+    bars += (
+        ".map(e => e.innerText).filter(t => /\\|\\s*(—|---)\\s*\\|/.test(t))"
+    )
+    assert page.execute_script(bars) == []
+
+
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_overflows(page, width, theme):

@@ -312,3 +312,9 @@ def test_one_hot_texts_are_all_there():
     """The toy itself: 27 texts, a law that sums to 1."""
     assert ONE_HOT.shape == (27, LENGTH, SIZE)
     assert float(JOINT.sum()) == pytest.approx(1)
+
+
+def test_a_schedule_says_how_it_was_made():
+    """In a signature on the page, too: no address, the same every time."""
+    assert repr(masking.LINEAR) == "LinearMasking()"
+    assert repr(masking.PowerMasking(3.0)) == "PowerMasking(power=3.0)"
