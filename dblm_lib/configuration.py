@@ -139,25 +139,51 @@ class DBLMConfig(GPT2Config):
         check_sizes(self)
 
 
-def _check_fields(config):
-    """Refuse fields of `DBLMConfig` that are wrong by themselves or together.
+def fields_of(gpt2):
+    """Fields of a GPT-2's configuration that another one can take over.
 
-    Those of GPT-2 are not there yet, see `check_sizes`.
+    Parameters
+    ----------
+    gpt2 : transformers.GPT2Config
+
+    Returns
+    -------
+    dict
     """
-    for field, known in (
-        ("conditioning", CONDITIONINGS),
-        ("head", HEADS),
-        ("loss", LOSSES),
-    ):
+    fields = gpt2.to_dict()
+    for name in ("model_type", "architectures", "transformers_version"):
+        fields.pop(name, None)
+    return fields
+
+
+def check_choices(config, known_of):
+    """Refuse a field that is none of its known words."""
+    for field, known in known_of.items():
         value = getattr(config, field)
         if not isinstance(value, str) or value not in known:
             raise ValueError(
                 f"unknown {field} {value!r}; choose one of {', '.join(known)}"
             )
-    for field in _SWITCHES:
+
+
+def check_switches(config, fields):
+    """Refuse a field that is neither True nor False."""
+    for field in fields:
         value = getattr(config, field)
         if not isinstance(value, bool):
             raise TypeError(f"{field} is True or False; got {value!r}")
+
+
+def _check_fields(config):
+    """Refuse fields of `DBLMConfig` that are wrong by themselves or together.
+
+    Those of GPT-2 are not there yet, see `check_sizes`.
+    """
+    check_choices(
+        config,
+        {"conditioning": CONDITIONINGS, "head": HEADS, "loss": LOSSES},
+    )
+    check_switches(config, _SWITCHES)
     for field in ("embed_dim", "seq_len"):
         value = getattr(config, field)
         if not (value is None or checks.is_whole(value)):

@@ -17,7 +17,13 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from . import decoding, noising, posterior, resources, schedules
-from .configuration import CONDITIONINGS, HEADS, LOSSES, DBLMConfig
+from .configuration import (
+    CONDITIONINGS,
+    HEADS,
+    LOSSES,
+    DBLMConfig,
+    fields_of,
+)
 from .decoding import SAMPLER
 
 __all__ = [
@@ -137,9 +143,7 @@ class DenoiserBase(decoding.DiffusionMixin, GPT2PreTrainedModel):
         if not hasattr(backbone, "model"):
             backbone = resources.load_backbone(backbone)
         gpt2 = backbone.model.transformer
-        fields = gpt2.config.to_dict()
-        for name in ("model_type", "architectures", "transformers_version"):
-            fields.pop(name, None)
+        fields = fields_of(gpt2.config)
         model = cls(cls.config_class(**{**fields, **options}))
         trunk = gpt2.state_dict()
         table = trunk.pop("wte.weight")
@@ -481,15 +485,23 @@ def load(name):
     ValueError
         If the name is unknown; the message suggests the nearest.
     """
+    return load_kind(DBLM, name)
+
+
+def load_kind(kind, name):
+    """Load a model of a kind by name; refuse a tokenizer that is not its own.
+
+    Parameters
+    ----------
+    kind : type
+        Its configuration names the architecture.
+    name
+        As in `load`, which says what is raised.
+    """
     folder = resources.locate(name)
-    resources.check_architecture(folder, "dblm")
-    model = resources.load_weights(DBLM, folder)
+    resources.check_architecture(folder, kind.config_class.model_type)
+    model = resources.load_weights(kind, folder)
     if (folder / "tokenizer.json").is_file():
-        count = len(resources.load_tokenizer(folder))
-        if count > model.config.vocab_size:
-            raise resources.DataError(
-                f"{folder}: its tokenizer has {count} tokens, but the model "
-                f"has embeddings for {model.config.vocab_size} only: they do "
-                "not belong together"
-            )
+        tokenizer = resources.load_tokenizer(folder)
+        resources.check_vocabulary(tokenizer, model.config.vocab_size, folder)
     return model

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from . import (
     ablation,
+    configuration,
     decoding,
     denoiser,
     resources,
@@ -301,9 +302,7 @@ def build(name, levels=None, seed=0, backbone=None, rows=None):
         fields["activation_function"] = "gelu_pytorch_tanh"
     if path(name)[-1].backbone:
         return denoiser.DBLM.from_backbone(backbone, rows, **fields)
-    given = backbone.model.config.to_dict()
-    for field_name in ("model_type", "architectures", "transformers_version"):
-        given.pop(field_name, None)
+    given = configuration.fields_of(backbone.model.config)
     return denoiser.DBLM(denoiser.DBLMConfig(**{**given, **fields})).eval()
 
 

@@ -14,8 +14,19 @@ from transformers import GPT2Config, GPT2Model, GPT2PreTrainedModel
 from transformers import initialization as init
 
 from . import checks, noising, resources, schedules
-from .configuration import CONDITIONINGS, check_sizes
-from .denoiser import DenoiserBase, attention_mask_4d, noise_embedding
+from .configuration import (
+    CONDITIONINGS,
+    check_choices,
+    check_sizes,
+    check_switches,
+    fields_of,
+)
+from .denoiser import (
+    DenoiserBase,
+    attention_mask_4d,
+    load_kind,
+    noise_embedding,
+)
 
 __all__ = [
     "DRAWS",
@@ -27,8 +38,6 @@ __all__ = [
 
 WEIGHTINGS = ("1/t", "mean")
 DRAWS = ("times", "counts")
-# What `resources.check_architecture` looks for in a folder.
-_KIND = "dblm-masked"
 
 
 class MaskedConfig(GPT2Config):
@@ -64,7 +73,7 @@ class MaskedConfig(GPT2Config):
         of the text; the mask is one more, see `mask_id`.
     """
 
-    model_type = _KIND
+    model_type = "dblm-masked"
     # By this `training.loss_for` and `training.draw_for` know what to do.
     loss = "masked"
 
@@ -98,20 +107,15 @@ class MaskedConfig(GPT2Config):
 
 def _check_fields(config):
     """Refuse fields of `MaskedConfig` that are wrong by themselves."""
-    for field, known in (
-        ("conditioning", CONDITIONINGS),
-        ("weighting", WEIGHTINGS),
-        ("draws", DRAWS),
-    ):
-        value = getattr(config, field)
-        if not isinstance(value, str) or value not in known:
-            raise ValueError(
-                f"unknown {field} {value!r}; choose one of {', '.join(known)}"
-            )
-    for field in ("causal", "shift"):
-        value = getattr(config, field)
-        if not isinstance(value, bool):
-            raise TypeError(f"{field} is True or False; got {value!r}")
+    check_choices(
+        config,
+        {
+            "conditioning": CONDITIONINGS,
+            "weighting": WEIGHTINGS,
+            "draws": DRAWS,
+        },
+    )
+    check_switches(config, ("causal", "shift"))
     if not (checks.is_number(config.low) and 0 < config.low < 1):
         raise ValueError(
             f"low must lie between 0 and 1, both excluded; got {config.low!r}"
@@ -153,9 +157,7 @@ class MaskedBase(GPT2PreTrainedModel):
         if not hasattr(backbone, "model"):
             backbone = resources.load_backbone(backbone)
         gpt2 = backbone.model.transformer
-        fields = gpt2.config.to_dict()
-        for name in ("model_type", "architectures", "transformers_version"):
-            fields.pop(name, None)
+        fields = fields_of(gpt2.config)
         model = cls(cls.config_class(**{**fields, **options}))
         trunk = gpt2.state_dict()
         table = trunk.pop("wte.weight")
@@ -343,10 +345,4 @@ def load(name):
     ValueError
         If the name is unknown; the message suggests the nearest.
     """
-    folder = resources.locate(name)
-    resources.check_architecture(folder, _KIND)
-    model = resources.load_weights(MaskedDenoiser, folder)
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = resources.load_tokenizer(folder)
-        resources.check_vocabulary(tokenizer, model.config.vocab_size, folder)
-    return model
+    return load_kind(MaskedDenoiser, name)

@@ -268,8 +268,8 @@ def check_vocabulary(tokenizer, size, folder):
     if len(tokenizer) > size:
         raise DataError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens and the "
-            f"model embeddings for {size}: they do not belong together. Put "
-            "the tokenizer.json that the model was trained with beside it."
+            f"model embeddings for {size} only: they do not belong together. "
+            "Put the tokenizer.json that the model was trained with beside it."
         )
 
 
