@@ -197,10 +197,11 @@ def writing(folder, owner):
             raise
         _sync(folder.parent)
     except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)  # made here, a moment ago
+        with contextlib.suppress(OSError):
+            _remove(draft)  # made here, a moment ago
         raise
     if old is not None:
-        shutil.rmtree(old)
+        _remove(old)
 
 
 def verify(folder, owner=None):
@@ -257,7 +258,7 @@ def discard(path, owner):
     # Half of a folder must never be taken for the whole.
     old = _move_aside(Path(path), owner)
     if old is not None:
-        shutil.rmtree(old)
+        _remove(old)
 
 
 def _move_aside(path, owner):
@@ -276,11 +277,30 @@ def sweep(folder, owner):
     Hold the `lock`, or it may be the draft of a process that is alive.
     """
     for entry in list(Path(folder).glob(".*")):
-        if entry.name.startswith((_DRAFT, _TRASH)) and (
-            entry.is_dir() and owner_of(entry) == owner
-        ):
-            with contextlib.suppress(OSError):
-                shutil.rmtree(entry)
+        if not (entry.name.startswith((_DRAFT, _TRASH)) and entry.is_dir()):
+            continue
+        with contextlib.suppress(OSError):
+            if owner_of(entry) == owner:
+                _remove(entry)
+            else:
+                # Killed before its marker was written, or after it was
+                # removed: if anything else is in it, this fails.
+                for file in entry.glob(f".{MARKER}.*{_TEMPORARY}"):
+                    file.unlink()
+                entry.rmdir()
+
+
+def _remove(folder):
+    """Remove a folder of ours, its marker last.
+
+    Killed on the way, it leaves a folder that still says whose it is.
+    """
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != MARKER:
+            entry.unlink()
+    shutil.rmtree(folder)
 
 
 def check_ours(path, owner):

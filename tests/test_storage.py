@@ -180,6 +180,62 @@ def test_a_killed_process_leaves_a_draft_that_is_swept(tmp_path):
     storage.verify(folder, "me")
 
 
+EACH = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from dblm_lib import storage
+
+KINDS = ("os.remove", "os.rmdir", "os.rename", "os.mkdir", "open")
+left = None
+
+def die(event, arguments):
+    global left
+    if left is None or event not in KINDS:
+        return
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), 9)
+
+def work(folder):
+    for name in ("first", "second"):
+        with storage.writing(folder, "me") as draft:
+            (draft / "deep").mkdir()
+            (draft / "a.txt").write_text(name)
+            (draft / "deep" / "z.txt").write_text(name)
+    storage.discard(folder, "me")
+
+sys.addaudithook(die)
+for moment in range(1000):
+    folder = Path({folder!r}) / str(moment) / "final"
+    folder.parent.mkdir(parents=True)
+    child = os.fork()
+    if not child:
+        left = moment
+        work(folder)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+print(moment)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_before_any_operation_nothing_is_left(tmp_path):
+    """SIGKILL before each operation on files, one after the other."""
+    code = EACH.format(root=os.getcwd(), folder=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True
+    )
+    assert int(done.stdout) > 50  # moments
+    for folder in tmp_path.iterdir():
+        storage.sweep(folder, "me")
+        left = [path.name for path in folder.iterdir()]
+        assert left in ([], ["final"]), folder
+        if left:
+            storage.verify(folder / "final", "me")
+
+
 HELD = """
 import sys
 sys.path.insert(0, {root!r})
