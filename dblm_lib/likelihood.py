@@ -32,6 +32,7 @@ __all__ = [
     "chain_rule",
     "count_nats",
     "exact",
+    "noised_bound",
     "random_orders",
     "step_bound",
     "step_bounds",
@@ -221,6 +222,64 @@ def bound(
         nats = _hidden_nats(denoise, ids, hidden, mask_id, batch_size)
         found.append(weight * nats.sum(dim=1))
     return Nats(torch.stack(found))
+
+
+def noised_bound(
+    denoise,
+    ids,
+    process,
+    rounds=1,
+    generator=None,
+    low=LOW,
+    batch_size=64,
+    leave_one_out=False,
+):
+    """The bound in continuous time for any noise on tokens.
+
+    Times are spread evenly and moved by one draw, as in `bound`.
+
+    Parameters
+    ----------
+    denoise : callable ``(ids, t) -> logits``
+        ``t`` has the shape ``(batch,)``.
+    ids : tensor of ids, shape ``(n, length)``
+    process : processes.Process
+        The noise.
+    rounds, generator, batch_size
+        As in `bound`.
+    low : float
+        Times are drawn inside ``[low, 1 - low]``; what the two ends hold is
+        left out.
+    leave_one_out : bool
+        Whether the denoiser answers without looking at the token that
+        stands at a position. If not, as after training with cross-entropy,
+        its answer is converted by `processes.leave_one_out`.
+
+    Returns
+    -------
+    Nats
+    """
+    _check(ids, process.mask_id, rounds=rounds, batch_size=batch_size)
+    if not (checks.is_number(low) and 0 < low < 0.5):
+        raise ValueError(
+            f"low must lie between 0 and 0.5, both excluded; got {low!r}"
+        )
+    generator = generator or torch.Generator().manual_seed(0)
+    found = torch.zeros(rounds, len(ids), dtype=torch.float64)
+    for row in found:
+        t = masking.sample_times(len(ids), "low-discrepancy", generator)
+        t = low + (1 - 2 * low) * t
+        zt = process.add_noise(ids, t, generator)
+        for start in range(0, len(ids), batch_size):
+            part = slice(start, start + batch_size)
+            here, text, time = zt[part], ids[part], t[part].to(ids.device)
+            with torch.no_grad():
+                logits = denoise(here, time).double()
+            if not leave_one_out:
+                logits = process.leave_one_out(logits, here, time)
+            terms = process.bound(logits, here, text, time)
+            row[part] = (1 - 2 * low) * terms.sum(dim=1).cpu()
+    return Nats(found)
 
 
 def step_bound(

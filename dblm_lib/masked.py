@@ -1,6 +1,6 @@
-r"""GPT-2 as a masked denoiser: tokens and masks in, logits out.
+r"""GPT-2 as a denoiser of tokens: masked or noised tokens in, logits out.
 
-Chapter 9. The trunk of GPT-2 reads a canvas of tokens of which some are
+Chapters 9 and 10. The trunk of GPT-2 reads a canvas of tokens of which some are
 masked, sees both sides of each, and answers at every position with logits of
 the clean token. It need not be told the time: given which tokens are masked,
 the clean ones do not depend on it. With causal attention and no mask it is
@@ -13,7 +13,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2Model, GPT2PreTrainedModel
 from transformers import initialization as init
 
-from . import checks, noising, resources, schedules
+from . import checks, noising, processes, resources, schedules
 from .configuration import (
     CONDITIONINGS,
     check_choices,
@@ -30,12 +30,14 @@ from .denoiser import (
 
 __all__ = [
     "DRAWS",
+    "NOISES",
     "WEIGHTINGS",
     "MaskedConfig",
     "MaskedDenoiser",
     "load",
 ]
 
+NOISES = ("mask", "uniform", "hybrid")
 WEIGHTINGS = ("1/t", "mean")
 DRAWS = ("times", "counts")
 
@@ -48,19 +50,27 @@ class MaskedConfig(GPT2Config):
     causal : bool
         May a position see only what stands to its left, as in GPT-2?
     conditioning : {"none", "time"}
-        Whether the network is told the time t, the probability with which
-        each token has been masked. It does not need to be.
+        Whether the network is told the time t. With masks it does not need
+        to be; random tokens do not say themselves how many they are.
     shift : bool
         Answer each position from the state before it, behind an end-of-text
         token: what GPT-2 was trained to do (Gong et al., 2025).
+    noise : {"mask", "uniform", "hybrid"}
+        What the model is trained to undo: masks, random tokens, or masks
+        with a share of random tokens, see `processes`. Chapter 10.
+    uniform_share : float in [0, 1)
+        Of ``"hybrid"`` noise: the share of random tokens half-way.
+    drafts : bool
+        With masks: train on the model's own drafts, too, see
+        `training.draft_loss`.
     weighting : {"1/t", "mean"}
-        What a masked token weighs in the loss. With ``"1/t"`` the loss is
+        With masks: what a masked token weighs in the loss. With ``"1/t"`` the loss is
         the bound of the likelihood, in nats a position (Sahoo et al., 2024;
         Shi et al., 2024); ``"mean"`` is the plain mean over all masked
         tokens of a batch, which is no bound and leaves canvases with few
         masks little to say.
     draws : {"times", "counts"}
-        How a canvas is masked in training: each token by itself with
+        With masks: how a canvas is masked in training: each token by itself with
         probability t, or as many tokens as a count says, which are spread
         evenly over 1 to the length (Nie et al., 2025).
     low : float
@@ -74,14 +84,15 @@ class MaskedConfig(GPT2Config):
     """
 
     model_type = "dblm-masked"
-    # By this `training.loss_for` and `training.draw_for` know what to do.
-    loss = "masked"
 
     def __init__(
         self,
         causal=False,
         conditioning="none",
         shift=True,
+        noise="mask",
+        uniform_share=0.1,
+        drafts=False,
         weighting="1/t",
         draws="times",
         low=1e-3,
@@ -91,6 +102,9 @@ class MaskedConfig(GPT2Config):
         self.causal = causal
         self.conditioning = conditioning
         self.shift = shift
+        self.noise = noise
+        self.uniform_share = uniform_share
+        self.drafts = drafts
         self.weighting = weighting
         self.draws = draws
         self.low = low
@@ -104,6 +118,13 @@ class MaskedConfig(GPT2Config):
         """The id of the mask: the first that no token of the text has."""
         return self.vocab_size
 
+    @property
+    def loss(self):
+        """By this `training` knows what to draw, and what the loss is."""
+        if self.noise != "mask":
+            return "noised"
+        return "drafts" if self.drafts else "masked"
+
 
 def _check_fields(config):
     """Refuse fields of `MaskedConfig` that are wrong by themselves."""
@@ -111,11 +132,21 @@ def _check_fields(config):
         config,
         {
             "conditioning": CONDITIONINGS,
+            "noise": NOISES,
             "weighting": WEIGHTINGS,
             "draws": DRAWS,
         },
     )
-    check_switches(config, ("causal", "shift"))
+    check_switches(config, ("causal", "shift", "drafts"))
+    if config.drafts and config.noise != "mask":
+        raise ValueError(
+            f"drafts belong to the noise 'mask'; got {config.noise!r}"
+        )
+    share = config.uniform_share
+    if not (checks.is_number(share) and 0 <= share < 1):
+        raise ValueError(
+            f"uniform_share must be at least 0 and below 1; got {share!r}"
+        )
     if not (checks.is_number(config.low) and 0 < config.low < 1):
         raise ValueError(
             f"low must lie between 0 and 1, both excluded; got {config.low!r}"
@@ -134,6 +165,16 @@ class MaskedBase(GPT2PreTrainedModel):
     _supports_sdpa = True
     main_input_name = "ids"
     as_bias = DenoiserBase.as_bias
+
+    @property
+    def process(self):
+        """The noise that this model undoes, a `processes.Process`."""
+        config, options = self.config, {}
+        if config.noise == "hybrid":
+            options = {"uniform_share": config.uniform_share}
+        return processes.get_process(
+            config.noise, config.vocab_size, **options
+        )
 
     @classmethod
     def from_backbone(cls, backbone="tales-gpt2", **options):

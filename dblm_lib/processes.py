@@ -114,8 +114,13 @@ class Process:
         return joint / joint.sum(-1, keepdim=True)
 
     def leave_one_out(self, logits, zt, t):
-        """The function `leave_one_out` with this noise at time ``t``."""
+        """The function `leave_one_out` with this noise at time ``t``.
+
+        Noise without random tokens leaves nothing to convert.
+        """
         alpha, _, each = self._at(t, logits)
+        if not bool((each > 0).any()):
+            return logits
         return leave_one_out(logits, zt, alpha, each)
 
     def weight(self, zt, ids, t):

@@ -1,23 +1,34 @@
-r"""Renoising: from a canvas of random tokens back to text.
+r"""Renoising: from masks or random tokens back to text, no token being final.
 
-Chapter 10. No position is ever finished: each step of `sample_uniform` may
-replace any token. Its steps are those of discrete DDIM, with a corrector, or
-of DiffusionGemma, which accepts tokens of low entropy and noises the rest.
+Chapter 10. `sample_uniform` begins with random tokens; its steps are those of
+discrete DDIM, with a corrector, or of DiffusionGemma, which accepts tokens of
+low entropy and noises the rest. `sample_noised` reverses any noise by its
+posterior. `revise` fills masks in an order, as `unmasking` does, and writes
+over tokens that no longer fit.
 """
 
 import math
 
 import torch
 
-from . import noising, processes
-from .masking import check_logits, look_up
+from . import checks, noising, processes
+from .masking import carry_over, check_logits, look_up
 from .schedules import check_num_steps
-from .unmasking import Course, accept, check_sampling, draw_tokens
+from .unmasking import (
+    ORDERS,
+    Course,
+    Step,
+    accept,
+    check_sampling,
+    draw_tokens,
+)
 
 __all__ = [
     "SELECTIONS",
     "STEPS",
     "entropy_bound_step",
+    "revise",
+    "sample_noised",
     "sample_uniform",
     "uniform_correct",
     "uniform_step",
@@ -201,10 +212,7 @@ def sample_uniform(
         check_sampling(canvas, value, dtype)
     if corrector_steps and step != "posterior":
         raise ValueError("a corrector belongs to the step 'posterior'")
-    keep = noising.check_keep(keep, canvas.shape)
-    if keep is None:
-        keep = torch.zeros_like(canvas, dtype=torch.bool)
-    keep = keep.to(canvas.device)
+    keep = _given(keep, canvas)
     noise = torch.randint(vocab_size, canvas.shape, generator=generator)
     zt = torch.where(keep, canvas, noise.to(canvas))
     course = Course(zt, torch.zeros_like(zt), zt.new_zeros(len(zt)))
@@ -259,3 +267,179 @@ def sample_uniform(
         zt = zs
     course.ids = zt
     return course
+
+
+@torch.no_grad()
+def sample_noised(
+    denoise,
+    canvas,
+    process,
+    num_steps=64,
+    keep=None,
+    generator=None,
+    temperature=1.0,
+    leave_one_out=False,
+    dtype=torch.float64,
+    record=False,
+):
+    """Reverse any noise on tokens, step by step, by its posterior.
+
+    In each step every position is drawn anew from q(z_s | z_t, x_0), with
+    the model's leave-one-out probabilities in the place of x_0. A step may
+    reveal a mask, put another token in the place of one, or leave things as
+    they are.
+
+    Parameters
+    ----------
+    denoise : callable ``(ids, t) -> logits``
+        t has the shape ``(batch,)``.
+    canvas : tensor of ids, shape ``(batch, length)``
+        Of which only the positions in ``keep`` are read.
+    process : processes.Process
+        At t = 1 it has left nothing of the text.
+    num_steps : int
+    keep : tensor of 0 and 1, shape of ``canvas``, optional
+        1 (or True) at positions that are given.
+    generator : torch.Generator, optional
+        On the CPU.
+    temperature : float
+        The logits are divided by it.
+    leave_one_out : bool
+        Whether the network answers with leave-one-out logits.
+    dtype, record
+        See `unmasking.unmask`.
+
+    Returns
+    -------
+    unmasking.Course
+    """
+    num_steps = check_num_steps(num_steps)
+    check_sampling(canvas, temperature, dtype)
+    keep = _given(keep, canvas)
+    # Whatever stood there: at t = 1 the noise has replaced all of it.
+    zt = process.add_noise(torch.zeros_like(canvas), 1.0, generator)
+    zt = torch.where(keep, canvas, zt)
+    course = Course(zt, torch.zeros_like(zt), zt.new_zeros(len(zt)))
+    for k in range(num_steps):
+        t, s = 1 - k / num_steps, 1 - (k + 1) / num_steps
+        times = torch.full((len(zt),), t, dtype=torch.float64)
+        logits = denoise(zt, times.to(zt.device)).double()
+        check_logits(logits, zt)
+        course.calls += 1
+        course.nfe += 1
+        if not leave_one_out and t < 1:
+            logits = process.leave_one_out(logits, zt, t)
+        if record:
+            course.note(t, zt, logits, keep)
+        logits = logits / (temperature or 1e-6)
+        probs = process.posterior(logits.softmax(-1), zt, s, t)
+        zs = zt.clone()
+        zs[~keep] = draw_tokens(probs[~keep].log(), 1.0, generator, dtype)
+        course.revealed[zs != zt] = k + 1
+        zt = zs
+    course.ids = zt
+    return course
+
+
+@torch.no_grad()
+def revise(
+    denoise,
+    canvas,
+    mask_id,
+    order="left-to-right",
+    num_steps=64,
+    edit=0.9,
+    filling=1.0,
+    generator=None,
+    temperature=1.0,
+    dtype=torch.float64,
+    record=False,
+):
+    """Fill masks in an order, and write over tokens that no longer fit.
+
+    A token that was written, not given, is overwritten by another one as
+    soon as the network holds that for more probable than ``edit``: the
+    token-to-token editing of LLaDA2.1. The network must have been trained on
+    wrong tokens; to one that has seen masks only, all that is visible is
+    right.
+
+    Parameters
+    ----------
+    denoise : callable ``ids -> logits``
+    canvas : tensor of ids, shape ``(batch, length)``
+        What is visible stays.
+    mask_id : int
+    order : name in `unmasking.ORDERS`, or callable
+        Not the ancestral one, nor first-hitting.
+    num_steps : int
+        Evaluations at most. A row is finished when it has no mask and no
+        token to overwrite.
+    edit : float
+        Of 1 or more: nothing is overwritten.
+    filling : float in (0, 1]
+        Share of the steps in which masks are filled; in the others, if
+        any, tokens are only overwritten.
+    generator, temperature, dtype, record
+        See `unmasking.unmask`.
+
+    Returns
+    -------
+    unmasking.Course
+        With ``changed``, shape ``(batch, length)``: how often a token was
+        overwritten.
+    """
+    rule = order if callable(order) else look_up("order", order, ORDERS)
+    num_steps = check_num_steps(num_steps)
+    check_sampling(canvas, temperature, dtype)
+    for name, value in (("edit", edit), ("filling", filling)):
+        if not (checks.is_number(value) and value > 0):
+            raise ValueError(f"{name} must be positive; got {value!r}")
+    if filling > 1:
+        raise ValueError(f"filling is a share of the steps; got {filling!r}")
+    ids, free = canvas.clone(), canvas == mask_id
+    course = Course(ids, torch.zeros_like(ids), ids.new_zeros(len(ids)))
+    course.changed = torch.zeros_like(ids)
+    last = max(1, round(filling * num_steps))
+    busy = free.any(1)
+    for k in range(num_steps):
+        masked = ids == mask_id
+        if not bool(busy.any()):
+            break
+        raw = denoise(ids).double() / (temperature or 1.0)
+        check_logits(raw, ids)
+        course.calls += 1
+        course.nfe += busy
+        if record:
+            course.note(masked.sum() / free.sum(), ids, raw, ~masked)
+        logits = carry_over(raw, ids, mask_id)
+
+        def draw(logits):
+            heat = float(temperature > 0)
+            return draw_tokens(logits, heat, generator, dtype)
+
+        quota = -(-masked.sum(1) // max(1, last - k))
+        step = Step(
+            ids, masked, quota, None, lambda *_, x=logits: x, draw, generator
+        )
+        reveal = rule(step) & masked
+        sure, best = raw.softmax(-1).max(-1)
+        wrong = free & ~masked & (best != ids) & (sure > edit)
+        wrong &= busy[:, None]
+        written = torch.where(
+            reveal, step.tokens, torch.where(wrong, best, ids)
+        )
+        course.changed += wrong
+        course.revealed[reveal | wrong] = k + 1
+        busy = (written == mask_id).any(1) | (busy & wrong.any(1))
+        busy |= busy & (k + 1 < last)
+        ids = written
+    course.ids = ids
+    return course
+
+
+def _given(keep, canvas):
+    """``keep`` as a bool tensor where the canvas is; nothing if left out."""
+    keep = noising.check_keep(keep, canvas.shape)
+    if keep is None:
+        return torch.zeros_like(canvas, dtype=torch.bool)
+    return keep.to(canvas.device)

@@ -33,7 +33,7 @@ def train(work, steps=STEPS, **options):
     ids, _ = ladder.canvases(tokenizer, common.TRAIN_TALES)
     torch.manual_seed(0)  # for what the backbone does not bring
     model = masked.MaskedDenoiser.from_backbone(
-        seq_len=common.SEQ_LEN, **options
+        seq_len=common.SEQ_LEN, **{"draws": "counts"} | options
     )
     model.to(resources.device())
     history, config = common.trained(

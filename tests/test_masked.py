@@ -190,6 +190,9 @@ def test_input_that_does_not_fit_is_named(given, words):
         ("low", 0, ValueError, "between 0 and 1"),
         ("low", 1.0, ValueError, "between 0 and 1"),
         ("low", True, ValueError, "between 0 and 1"),
+        ("noise", "masks", ValueError, "one of mask, uniform, hybrid"),
+        ("uniform_share", 1, ValueError, "below 1; got 1"),
+        ("drafts", "yes", TypeError, "True or False; got 'yes'"),
         ("seq_len", 0, ValueError, "whole number above 0; got 0"),
         ("seq_len", 24, ValueError, "23 positions"),
         ("vocab_size", 0, ValueError, "vocab_size"),
@@ -200,6 +203,11 @@ def test_input_that_does_not_fit_is_named(given, words):
 def test_a_wrong_field_is_named(field, value, error, words):
     with pytest.raises(error, match=words):
         masked.MaskedConfig(**{**SMALL, field: value})
+
+
+def test_drafts_belong_to_masks():
+    with pytest.raises(ValueError, match="belong to the noise 'mask'"):
+        make(drafts=True, noise="hybrid")
 
 
 def test_every_field_is_checked():

@@ -1,6 +1,6 @@
 """Random numbers of a training step: times, noise, what stays clean.
 
-Chapters 4, 7 and 9. Each function takes a model, the ids of a batch and a
+Chapters 4, 7, 9 and 10. Each function takes a model, the ids of a batch and a
 generator, and gives a dictionary that the losses know how to read.
 """
 
@@ -11,6 +11,7 @@ __all__ = [
     "draw_for",
     "draw_masks",
     "draw_noise",
+    "draw_noised",
     "draw_staggered",
 ]
 
@@ -105,9 +106,29 @@ def draw_masks(model, ids, generator):
     return {"t": t, "keep": dice >= t[:, None]}
 
 
+def draw_noised(model, ids, generator):
+    """Draw the time of each sequence, and its tokens noised to that time.
+
+    Times are spread evenly as in `draw_masks`, inside
+    ``[low, 1 - low]`` of the model's configuration. Chapter 10.
+
+    Returns
+    -------
+    dict
+        ``t``, shape ``(batch,)``, float64; ``zt``, ids, shape
+        ``(batch, length)``.
+    """
+    low, count = model.config.low, len(ids)
+    t = torch.rand(1, generator=generator, dtype=torch.float64)
+    t = low + (1 - 2 * low) * (t + torch.arange(count)) / count
+    return {"t": t, "zt": model.process.add_noise(ids, t, generator)}
+
+
 def draw_for(model):
     """The function that draws noise as a model's configuration asks."""
-    if model.config.loss == "masked":
+    if model.config.loss == "noised":
+        return draw_noised
+    if model.config.loss in ("masked", "drafts"):
         return draw_masks
     if model.config.stagger:
         return draw_staggered

@@ -1,6 +1,6 @@
 """Losses of a denoiser, and what is measured of one beside them.
 
-Chapters 4, 7 and 9. A loss is a function ``(model, batch) -> scalar``; the
+Chapters 4, 7, 9 and 10. A loss is a function ``(model, batch) -> scalar``; the
 batch is a dictionary that the loop makes.
 """
 
@@ -12,10 +12,12 @@ from .. import levels, noising
 __all__ = [
     "cross_entropy_loss",
     "denoising_loss",
+    "draft_loss",
     "evaluate_denoising",
     "first_guess",
     "loss_for",
     "masked_loss",
+    "noised_loss",
     "normalised_mse",
     "weight_change",
 ]
@@ -53,6 +55,8 @@ def loss_for(model):
         "mse": denoising_loss,
         "ce": cross_entropy_loss,
         "masked": masked_loss,
+        "drafts": draft_loss,
+        "noised": noised_loss,
     }[model.config.loss]
 
 
@@ -108,6 +112,69 @@ def masked_loss(model, batch):
         return (nats * batch["weight"][~keep]).sum()
     weight = (batch["mask"] / batch["t"][:, None])[~keep]
     return (nats * weight.to(nats.dtype)).sum() / batch["mask"].sum()
+
+
+def draft_loss(model, batch):
+    """`masked_loss`, and the cross-entropy of all tokens given a draft.
+
+    The masks of a draft are filled by what the model itself draws at each of
+    them, without regard to the others: the errors that it will have to mend
+    when it writes (ProSeCo, 2026). Costs a second pass.
+
+    Parameters
+    ----------
+    model : MaskedDenoiser, possibly wrapped
+    batch : dict
+        As for `masked_loss`.
+
+    Returns
+    -------
+    scalar tensor
+        Nats a position; the second part weighs each canvas as the first
+        does, all of its tokens alike.
+    """
+    config, keep = getattr(model, "module", model).config, batch["keep"]
+    canvas = batch["ids"].masked_fill(~keep, config.mask_id)
+    logits = model(canvas, batch["mask"], batch["t"])
+    # Drawn by Gumbel's trick, on the device; dropout aside this is the model.
+    noise = -torch.empty_like(logits).exponential_().log()
+    draft = torch.where(keep, canvas, (logits.detach() + noise).argmax(-1))
+    nats = _nats(logits, batch["ids"]).masked_fill(keep, 0.0)
+    nats = nats + _nats(model(draft, batch["mask"], batch["t"]), batch["ids"])
+    weight = batch["mask"] / batch["t"][:, None]
+    return (nats * weight.to(nats.dtype)).sum() / batch["mask"].sum()
+
+
+def noised_loss(model, batch):
+    """Cross-entropy of all clean tokens given the noised ones, in nats.
+
+    Tokens that stand there may be wrong, so that every position is asked.
+    A canvas weighs one over the share of tokens that noise has touched: 1/t
+    with masks. The network learns the plain posterior, which has counted
+    the token that stands there; for the bound see
+    `processes.leave_one_out`.
+
+    Parameters
+    ----------
+    model : MaskedDenoiser, possibly wrapped
+    batch : dict
+        ``ids``, ``mask``, ``weight``, and what `draw_noised` gives: ``t``
+        and ``zt``.
+
+    Returns
+    -------
+    scalar tensor
+        Nats a position; no bound.
+    """
+    process = getattr(model, "module", model).process
+    nats = _nats(model(batch["zt"], batch["mask"], batch["t"]), batch["ids"])
+    weight = batch["mask"] / (1 - process.alpha(batch["t"]))[:, None]
+    return (nats * weight.to(nats.dtype)).sum() / batch["mask"].sum()
+
+
+def _nats(logits, ids):
+    """Cross-entropy at each position, shape of ``ids``."""
+    return F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
 
 
 @torch.no_grad()
