@@ -178,11 +178,20 @@ def random(step):
     return step.best(step.random())
 
 
-def left_to_right(step):
-    """The leftmost masks."""
+def left_to_right(step, tau=None):
+    """The leftmost masks.
+
+    With ``tau`` also, wherever they stand, all masks whose best token is
+    more probable than that: `threshold` from the left. With one mask a step
+    from the left, unsure tokens are then drawn one after the other, and only
+    those that hardly depend on chance are drawn together.
+    """
     length = step.ids.shape[1]
     place = torch.arange(length, 0, -1, device=step.ids.device)
-    return step.best(place.double().expand(step.ids.shape))
+    first = step.best(place.double().expand(step.ids.shape))
+    if tau is None:
+        return first
+    return first | (step.masked & (step.probs.amax(-1) > tau))
 
 
 def confidence(step):

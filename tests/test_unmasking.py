@@ -170,6 +170,23 @@ def test_a_threshold_takes_what_is_sure_and_at_least_the_surest():
     assert len(seen) == 2 + 3
 
 
+def test_from_the_left_what_is_sure_is_taken_along():
+    probs = torch.tensor([[0.6, 0.4], [0.95, 0.05], [0.7, 0.3], [0.92, 0.08]])
+    canvas = torch.full((1, 4), 2)
+    for tau, when in (
+        (None, [1, 2, 3, 4]),
+        (0.93, [1, 1, 2, 3]),
+        (0.9, [1, 1, 2, 1]),
+        (0.5, [1, 1, 1, 1]),
+    ):
+        course = unmasking.unmask(
+            lambda ids: probs[None].log(), canvas, 2, "left-to-right",
+            tau=tau,
+        )  # fmt: skip
+        assert course.revealed.tolist() == [when]
+        assert course.nfe.tolist() == [max(when)]
+
+
 def test_the_entropy_bound_is_its_formula():
     """Against all subsets in the order of the entropies, by a loop."""
     logits = 2 * torch.randn(50, 9, 6, generator=seeded())
