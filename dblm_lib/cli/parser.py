@@ -12,11 +12,15 @@ __all__ = [
     "ONLY_PROPOSAL",
     "PROPOSAL",
     "SETTINGS",
+    "STEPS",
     "build_parser",
 ]
 
 MODEL = "tales-dblm"  # what `sample` uses
 EXACT = "exact"  # in the place of a model: a denoiser that knows its texts
+
+# Steps in which `sample` writes: out of noise, and out of masks.
+STEPS = {"noise": 32, "masks": 64}
 
 _MOST = 1_000_000  # where a whole number is asked for
 
@@ -54,6 +58,8 @@ examples:
   dblm sample --show -n 1 --steps 12        the way there, step by step
   dblm sample --prompt "One sunny morning," --seed 3
   dblm sample my-run --steps 16             by what 'dblm train' left there
+  dblm sample tales-mdlm --order entropy --show
+                                            masks, filled in one by one
   dblm sample exact                         by a denoiser that is always right
 
 Without a name the book's own tales-dblm is used. 'exact' is the denoiser of
@@ -66,6 +72,7 @@ examples:
   dblm eval tales-dblm --samples 100 --steps 8
   dblm eval tales-gpt2                      its twin, from left to right
   dblm eval my-run/final --samples 100 --steps 64 --continued 0
+  dblm eval tales-mdlm                      masks: also its nats a tale
 
 Each table says of the texts written in one way which share of them hold
 together, what the autoregressive judge tales-gpt2 gives them beside real
@@ -171,9 +178,29 @@ def _add_sample(commands):
     add(
         "--steps",
         type=_whole,
-        default=32,
         metavar="N",
-        help="reverse steps (default 32)",
+        help=f"reverse steps (default {STEPS['noise']}); with masks, "
+        f"evaluations of the network at most (default {STEPS['masks']})",
+    )
+    add(
+        "--order",
+        metavar="NAME",
+        help="which masks are filled first: left-to-right, entropy, random, "
+        "... (models trained with masks only)",
+    )
+    add(
+        "--stagger",
+        type=_none_or_rate,
+        metavar="X",
+        help="how far the left is ahead of the right; 0: not at all (models "
+        "of vectors only)",
+    )
+    add(
+        "--temperature",
+        type=_rate,
+        metavar="X",
+        help="below 1 leans to the probable, and to less variety (default: "
+        "the model's own)",
     )
     add(
         "--length",
@@ -191,14 +218,19 @@ def _add_sample(commands):
     add(
         "--show",
         action="store_true",
-        help="first, how the denoiser's guess of the first text changes",
+        help="first, how the denoiser's guess of the first text changes, or "
+        "how its masks are filled",
     )
 
 
 def _add_eval(commands):
     sub = _command(commands, "eval", "measure what a model writes", _EVAL)
     add = sub.add_argument
-    add("name", metavar="NAME", help="tales-dblm, tales-gpt2, or a folder")
+    add(
+        "name",
+        metavar="NAME",
+        help="tales-dblm, tales-mdlm, tales-gpt2, or a folder",
+    )
     add(
         "--samples",
         type=_whole,
@@ -217,9 +249,9 @@ def _add_eval(commands):
         "--steps",
         type=_whole,
         nargs="+",
-        default=[64, 16, 8],
         metavar="N",
-        help="numbers of reverse steps; prompts get the first (64 16 8)",
+        help="numbers of reverse steps; prompts get the first (64 16 8; "
+        "with masks 64 32 16 8)",
     )
     add("--seed", type=_seed, default=0, metavar="N", help=_SEED)
     add("--json", action="store_true", help="print JSON")
@@ -337,6 +369,11 @@ def _whole(value):
 def _none_or_more(value):
     """A whole number of at least 0, for argparse."""
     return 0 if value == "0" else _whole(value)
+
+
+def _none_or_rate(value):
+    """A finite number of at least 0, for argparse."""
+    return 0.0 if value == "0" else _rate(value)
 
 
 def _seed(value):
