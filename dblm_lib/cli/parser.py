@@ -8,7 +8,9 @@ from .printing import printable
 
 __all__ = [
     "EXACT",
+    "GAUSSIAN",
     "MODEL",
+    "NOISES",
     "ONLY_PROPOSAL",
     "PROPOSAL",
     "SETTINGS",
@@ -24,8 +26,12 @@ STEPS = {"noise": 32, "masks": 64}
 
 _MOST = 1_000_000  # where a whole number is asked for
 
+GAUSSIAN = "gaussian"
+NOISES = (GAUSSIAN, "mask", "uniform", "hybrid")
+
 # Settings that `train` writes down and that `--resume` reads again.
 SETTINGS = {
+    "noise": GAUSSIAN,
     "recipe": "repaired",
     "text": "tales",
     "backbone": "tales-gpt2",
@@ -85,6 +91,7 @@ examples:
   dblm train --out my-run                   Tiny Tales, 1000 steps
   dblm train --out my-run --resume          go on where it stopped
   dblm train --text my-stories.txt --out my-run --steps 2000
+  dblm train --noise mask --out my-run      masks in place of noise
   dblm train --recipe proposal --out my-run
   dblm train --proposal --out my-run        the first proposal's 100 steps
 
@@ -93,6 +100,9 @@ chapter 7. Of its steps a tenth, 300 at most, go into a short run
 over a wide range of noise, to whose loss the range is fitted; about a sixth,
 at most 1000 or a tenth, into looking at clean neighbours only; in the others
 it learns all together.
+
+With --noise mask the same network learns to fill in masked tokens, in one
+part. The recipes are of Gaussian noise, and so is what is said of its parts.
 
 --out keeps checkpoints while training runs, and the trained model in
 OUT/final, which 'dblm sample OUT' reads. OUT/run.json keeps the
@@ -273,10 +283,17 @@ def _add_train(commands):
         "--out", required=True, help="folder of the run, new or empty"
     )
     sub.add_argument(
+        "--noise",
+        choices=NOISES,
+        help="what is done to the texts: noise on their vectors, or tokens "
+        "that are masked, replaced by others, or both (default "
+        f"{SETTINGS['noise']})",
+    )
+    sub.add_argument(
         "--recipe",
         choices=("repaired", "proposal"),
-        help="the model with all repairs of Part II, or the one of Part I, "
-        f"which writes no text (default {SETTINGS['recipe']})",
+        help="of Gaussian noise: the model with all repairs of Part II, or "
+        f"the one of Part I, which writes no text (default {SETTINGS['recipe']})",
     )
     add("--text", "tales, tinystories or a text file", metavar="TEXT")
     add("--backbone", "the GPT-2 to start from: name or folder", str, "NAME")
