@@ -81,7 +81,8 @@ def sampler_of(model, asked=None):
     Raises
     ------
     ValueError
-        If nothing is known of the model's noise.
+        If nothing is known of the model's noise, or its own sampler is no
+        dictionary.
     """
     noise, asked = noise_of(model), asked or {}
     if noise not in SAMPLERS:
@@ -92,6 +93,11 @@ def sampler_of(model, asked=None):
     if "order" in asked:
         return dict(asked)
     own = getattr(model.config, "sampler", None) or {}
+    if not isinstance(own, dict):
+        raise ValueError(
+            "the sampler that the model's configuration names must be a "
+            f"dictionary of options; got {own!r}"
+        )
     return {**SAMPLERS[noise], **own, **asked}
 
 

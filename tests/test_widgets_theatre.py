@@ -253,6 +253,8 @@ def test_masks_are_blanks_that_are_filled():
     assert ">1 of 4 positions are final<" in figure.html
     sure = one(frames=[[MASK]], blank=MASK, confidence=[[0.5]])
     assert words(sure) == [("dblm-blank ", "confidence 0.51, masked", "_")]
+    sure = one(frames=[["Tom"]], blank=MASK, confidence=[[1]])
+    assert words(sure) == [("", "final", "Tom")], "nothing is guessed there"
 
 
 def test_the_legend_says_what_blanks_are_if_there_are_any():
@@ -361,7 +363,7 @@ def test_a_reader_chooses_and_drags(chrome, show):
 @pytest.mark.parametrize("start", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["noise", "masks"])
 def test_drawing_by_python_and_by_script_agree(show, start, kind):
-    sure = np.linspace(0, 1, 20).reshape(5, 4)
+    sure = np.linspace(0.1, 1, 20).reshape(5, 4)
     figure = (
         stage(start=start)
         if kind == "noise"

@@ -132,6 +132,9 @@ def test_the_sampler_is_the_calls_or_the_models_or_the_books(
     assert writing.sampler_of(model, {"tau": 0.7}) == own | {"tau": 0.7}
     asked = {"order": "entropy"}
     assert writing.sampler_of(model, asked) == asked
+    model.config.sampler = "entropy"
+    with pytest.raises(ValueError, match="dictionary of options; got 'entr"):
+        writing.sampler_of(model)
     model.config.sampler = {"temperature": 0.9}
     assert writing.sampler_of(model) == {
         **writing.SAMPLER,

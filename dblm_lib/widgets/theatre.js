@@ -32,7 +32,7 @@ window.dblmStart("theatre", (root, data, step, option) => {
       const span = document.createElement("span");
       span.className = mark + (ended ? "dblm-beyond" : "");
       span.title = data.words[masked ? 3 : +settled];
-      if (panel.c) {
+      if (panel.c && (masked || data.blank === null)) {
         const sure = (read(panel.c, at, 1) / 63).toFixed(2);
         span.style.setProperty("--v", sure);
         span.title = `${data.label} ${sure}, ${span.title}`;

@@ -51,8 +51,9 @@ def theatre(
     that will still change before the end is italic and has a dotted line
     under it. The first end-of-text token is a small square; what
     stands after it is faint and not counted as text. With ``blank`` texts
-    come out of masks: a mask is a muted blank, a token written in this step
-    has a line under it, and one that is masked again turns back.
+    come out of masks: a mask is a muted blank, coloured by the confidence
+    of what may stand there; a token written in this step has a line under
+    it, and one that is masked again turns back.
 
     Parameters
     ----------
@@ -295,7 +296,7 @@ def _stage(panel, i, data, label):
             mark += "dblm-new " if _is_new(panel, i, k, blank) else ""
         mark += "dblm-beyond" if ended else ""
         style = ""
-        if panel["sure"]:
+        if panel["sure"] and (masked or blank is None):
             sure = f"{panel['sure'][i][k] / _SUREST:.2f}"
             style = f' style="--v:{sure}"'
             fate = f"{data['label']} {sure}, {fate}"
