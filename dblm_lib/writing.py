@@ -81,11 +81,12 @@ def sampler_of(model, asked=None):
     Raises
     ------
     ValueError
-        If nothing is known of the model's noise, or its own sampler is no
-        dictionary.
+        If nothing is known of the model's noise.
+    TypeError
+        If its own sampler is no dictionary.
     """
     noise, asked = noise_of(model), asked or {}
-    if noise not in SAMPLERS:
+    if noise not in tuple(SAMPLERS):  # a damaged one may be anything
         raise ValueError(
             f"no sampler is known for the noise {noise!r}; there is one for "
             f"{', '.join(SAMPLERS)}"
@@ -94,7 +95,7 @@ def sampler_of(model, asked=None):
         return dict(asked)
     own = getattr(model.config, "sampler", None) or {}
     if not isinstance(own, dict):
-        raise ValueError(
+        raise TypeError(
             "the sampler that the model's configuration names must be a "
             f"dictionary of options; got {own!r}"
         )

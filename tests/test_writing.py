@@ -133,7 +133,7 @@ def test_the_sampler_is_the_calls_or_the_models_or_the_books(
     asked = {"order": "entropy"}
     assert writing.sampler_of(model, asked) == asked
     model.config.sampler = "entropy"
-    with pytest.raises(ValueError, match="dictionary of options; got 'entr"):
+    with pytest.raises(TypeError, match="dictionary of options; got 'entr"):
         writing.sampler_of(model)
     model.config.sampler = {"temperature": 0.9}
     assert writing.sampler_of(model) == {
