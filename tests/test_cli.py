@@ -244,7 +244,7 @@ def test_a_masked_model_writes_in_the_order_asked_for(capsys):
     command = "sample", "tales-mdlm", "-n", 3, "--steps", 8, "--seed", 7
     tokenizer = resources.load_tokenizer()
     model, printed = masked.load("tales-mdlm"), set()
-    for asked in ({}, {"order": "entropy"}, {"temperature": 0.5}):
+    for asked in ({}, {"order": "entropy"}, {"temperature": 0.0}):
         words = [x for k, v in asked.items() for x in (f"--{k}", v)]
         code, out, _ = run(capsys, *command, *words)
         made = writing.generate(
@@ -537,7 +537,9 @@ LONG = "the night " * 40
         (["sample", "--order", "entrpy"], "did you mean 'entropy'"),
         (["sample", "tales-mdlm", "--order", "x"], "unknown order 'x'"),
         (["sample", "tales-mdlm", "--stagger", "2"], "--stagger is for"),
-        (["sample", "--stagger", "-1"], "must be positive"),
+        (["sample", "--stagger", "-1"], "must be 0, or positive"),
+        (["sample", "--temperature", "0.0"], "temperature must be positive"),
+        (["sample", "--temperature", "x"], "'x' is no number"),
         (["sample", "exact", "--temperature", "2"], "it has no temperature"),
         (["sample", "tales-mdlm", "--length", "96"], "length is 95 at most"),
         (["denoise", "the night", "--model", "tales-mdlm"], "knows masks"),

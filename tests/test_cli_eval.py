@@ -16,6 +16,7 @@ from dblm_lib import (
     speed,
     text,
 )
+from dblm_lib.cli import printing
 
 QUICK = ["--samples", "6", "--steps", "3", "2", "--continued", "4"]
 
@@ -235,6 +236,20 @@ def test_a_readers_own_model(name, capsys, book, tmp_path):
     code, out = run(capsys, "eval", folder, *QUICK)
     assert code == 0 and out.startswith(f"{folder}: ")
     assert "MANIFEST" not in out
+
+
+def test_info_says_of_nats_what_the_bound_is():
+    found = evaluation.nats(
+        masked.load("tales-mdlm"),
+        resources.load_tokenizer(),
+        evaluation.real_tales()[:2],
+        rounds=1,
+        ordered=1,
+    )
+    bound, exact = found["bound_nats_per_tale"], found["exact_nats_of_these"]
+    assert printing._brief(found) == (
+        f"{bound:.2f} by the bound (exact {exact:.2f})"
+    )
 
 
 def test_info_says_of_an_evaluation_what_holds_together(capsys):

@@ -207,10 +207,10 @@ def _add_sample(commands):
     )
     add(
         "--temperature",
-        type=_rate,
+        type=_none_or_rate,
         metavar="X",
-        help="below 1 leans to the probable, and to less variety (default: "
-        "the model's own)",
+        help="below 1 leans to the probable, and to less variety; 0, with "
+        "masks, writes only that (default: the model's own)",
     )
     add(
         "--length",
@@ -390,7 +390,12 @@ def _none_or_more(value):
 
 def _none_or_rate(value):
     """A finite number of at least 0, for argparse."""
-    return 0.0 if value == "0" else _rate(value)
+    number = _number(value)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"must be 0, or positive and finite, not {number}"
+        )
+    return number
 
 
 def _seed(value):
@@ -406,17 +411,22 @@ def _seed(value):
 
 def _rate(value):
     """A positive and finite number, for argparse."""
-    try:
-        number = float(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{_short(value)} is no number"
-        ) from None
+    number = _number(value)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(
             f"must be positive and finite, not {number}"
         )
     return number
+
+
+def _number(value):
+    """Any number, for argparse."""
+    try:
+        return float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{_short(value)} is no number"
+        ) from None
 
 
 def _short(value):
