@@ -60,6 +60,7 @@ _MODULES = (
     "unmasking",
     "variety",
     "widgets",
+    "writing",
 )
 
 

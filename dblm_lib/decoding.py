@@ -44,6 +44,8 @@ __all__ = [
     "empirical_denoiser",
     "generate",
     "generate_ids",
+    "lay_out",
+    "longest_of",
     "reverse_times",
     "sample",
     "staggered_times",
@@ -238,11 +240,11 @@ def canvas_of(model):
         has if they are fewer.
     """
     config = getattr(model, "config", None)
-    return getattr(config, "seq_len", None) or min(CANVAS, _longest(model))
+    return getattr(config, "seq_len", None) or min(CANVAS, longest_of(model))
 
 
-def _longest(model):
-    """How many tokens a model has positions for; CANVAS if it has no limit."""
+def longest_of(model):
+    """How many tokens a model has positions for; infinity without a limit."""
     config = getattr(model, "config", None)
     known = getattr(config, "max_position_embeddings", None)
     if known is None:
@@ -341,7 +343,7 @@ def generate_ids(
     weighed = {name: settings.pop(name) for name in weighed}
     guesser = Guesser(model, metric, snap, **weighed)
     vocab_size, dim = guesser.table.shape
-    canvas, given = _canvas(
+    canvas, given = lay_out(
         model, vocab_size, input_ids, keep, attention_mask, max_length
     )
     canvas, given = prompts.repeat(canvas, given, num_return_sequences)
@@ -376,8 +378,33 @@ def generate_ids(
     return torch.where(given, canvas, guesser.ids)
 
 
-def _canvas(model, vocab_size, input_ids, keep, attention_mask, max_length):
-    """Lay prompts on canvases that suit a model; ids, and which are given."""
+def lay_out(
+    model,
+    vocab_size,
+    input_ids=None,
+    keep=None,
+    attention_mask=None,
+    max_length=None,
+):
+    """Lay prompts on canvases that suit a model.
+
+    Parameters
+    ----------
+    model : DBLM, MaskedDenoiser, or another model
+    vocab_size : int
+    input_ids, keep, attention_mask, max_length
+        As `generate_ids` takes them.
+
+    Returns
+    -------
+    canvas : tensor of ids, shape ``(batch, max_length)``
+    given : bool tensor, same shape
+
+    Raises
+    ------
+    ValueError
+        If the canvas is longer than the model, or a prompt does not fit.
+    """
     if max_length is None:
         max_length = canvas_of(model)
     if not checks.is_whole(max_length):
@@ -385,7 +412,7 @@ def _canvas(model, vocab_size, input_ids, keep, attention_mask, max_length):
             "max_length must be a whole number of at least 1; "
             f"got {max_length!r}"
         )
-    if max_length > (longest := _longest(model)):
+    if max_length > (longest := longest_of(model)):
         raise ValueError(
             f"this model knows {longest} positions: max_length must not be "
             f"above that; got {max_length}"

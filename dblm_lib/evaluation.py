@@ -1,6 +1,6 @@
 """Evaluation: let a model write, and measure all that it wrote.
 
-Chapter 7. The same piece of code fills `data/MANIFEST.json`, the table that
+Chapters 7 and 9. The same piece of code fills `data/MANIFEST.json`, the table that
 ``dblm eval`` prints, and the figures of the chapter.
 """
 
@@ -12,12 +12,24 @@ from itertools import compress
 
 import torch
 
-from . import decoding, denoiser, metrics, resources, text, training
+from . import (
+    decoding,
+    denoiser,
+    likelihood,
+    metrics,
+    resources,
+    tales,
+    text,
+    training,
+    writing,
+)
 
 __all__ = [
     "CONTINUED",
     "COUNTED",
     "JUDGE",
+    "MASKED_STEPS",
+    "NATS",
     "SAMPLES",
     "STEPS",
     "affordable",
@@ -25,10 +37,13 @@ __all__ = [
     "differing",
     "diffuses",
     "evaluate",
+    "has_nats",
     "measured",
+    "nats",
     "point",
     "real_tales",
     "results",
+    "steps_of",
     "training_tales",
     "write",
 ]
@@ -36,12 +51,19 @@ __all__ = [
 JUDGE = "tales-gpt2"
 SAMPLES = 1_000
 STEPS = (64, 16, 8)
+# Of a model that fills masks: half of 64 reveals two tokens at a time.
+MASKED_STEPS = (64, 32, 16, 8)
+# The title of what a model's bound says of tales.
+NATS = "nats a tale"
 CONTINUED = 200
 # Few texts have more different pairs, and seem to have less entropy and
 # other choices, than many texts of the same kind.
 COUNTED = ("distinct_2", "entropy", "slot_distance", "above_true")
 # Tokens that a language model writes at most.
 _LONGEST = 72
+# How often the bound masks each tale, and tales whose tokens are asked one
+# by one, from left to right.
+_ROUNDS, _ORDERED = 16, 100
 # How many words of a held-out tale are given, in turn.
 _WORDS = (4, 8, 16, 24)
 
@@ -135,16 +157,16 @@ def write(
     bar=None,
     **sampler,
 ):
-    """Let a model write: a denoiser, or a language model.
+    """Let a model write: a denoiser of either kind, or a language model.
 
     Parameters
     ----------
-    model : DBLM or transformers.GPT2LMHeadModel
+    model : DBLM, MaskedDenoiser or transformers.GPT2LMHeadModel
     tokenizer : transformers.PreTrainedTokenizerFast
     count : int
         Number of texts, without prompts.
     num_steps : int
-        Reverse steps of a denoiser.
+        Reverse steps of a denoiser; evaluations at most of a masked one.
     seed : int
     prompts : list of str, optional
         One for each text.
@@ -154,7 +176,8 @@ def write(
     bar : progress bar, optional
         Moved by one a text and step.
     **sampler
-        Other options of `decoding.generate_ids`; a language model knows
+        Other options of `decoding.generate_ids`, or of
+        `writing.generate_ids` for a masked model; a language model knows
         ``temperature`` only, which is 1 if left out. The canvas is as long
         as in the model's training if left out.
 
@@ -175,6 +198,7 @@ def write(
         )
         bar.update(len(texts))
         return texts
+    by = writing if writing.fills(model) else decoding
     generator = torch.Generator().manual_seed(seed)
     count = len(prompts) if prompts else count
     texts = []
@@ -183,7 +207,7 @@ def write(
         which = {"num_return_sequences": size}
         if prompts:
             which = {"prompt": prompts[i : i + size]}
-        texts += decoding.generate(
+        texts += by.generate(
             model,
             tokenizer,
             num_steps=num_steps,
@@ -197,7 +221,95 @@ def write(
 
 def diffuses(model):
     """Whether a model is a denoiser; otherwise it is a language model."""
-    return isinstance(model, denoiser.DenoiserBase)
+    return isinstance(model, denoiser.DenoiserBase) or writing.fills(model)
+
+
+def steps_of(model):
+    """The numbers of steps that a model is measured at; tuple of int."""
+    return MASKED_STEPS if writing.fills(model) else STEPS
+
+
+def nats(model, tokenizer, texts, rounds=_ROUNDS, ordered=_ORDERED):
+    """What a masked model's bound and chain rule say of tales.
+
+    Parameters
+    ----------
+    model : MaskedDenoiser
+        Trained with masks.
+    tokenizer : transformers.PreTrainedTokenizerFast
+    texts : list of str
+        Tales of the grammar, which knows their exact probability. They are
+        measured on canvases as long as in the model's training, with the
+        end-of-text tokens behind them; those that do not fit are left out.
+    rounds : int
+        How often the bound masks each tale.
+    ordered : int
+        Tales at most whose tokens are asked one by one.
+
+    Returns
+    -------
+    dict
+        ``texts``, how many; ``entropy_nats_per_tale`` of the grammar;
+        ``exact_nats_of_these``; ``bound_nats_per_tale``;
+        ``bound_above_exact``, from differences tale by tale, its standard
+        error and its percentage; ``left_to_right_above_exact``, by the chain
+        rule, of the first ``left_to_right_texts``. The two bounds with their
+        95 % intervals.
+
+    Raises
+    ------
+    TypeError
+        If the model was not trained with masks: this bound is not its own.
+    ValueError
+        If no tale fits.
+    """
+    if not has_nats(model):
+        raise TypeError(
+            "the bound is that of models trained with masks; got a "
+            f"{type(model).__name__}"
+        )
+    fits = _fits(model, tokenizer, texts)
+    texts = list(compress(texts, fits))
+    if not texts:
+        raise ValueError(
+            f"no text fits on {_canvas_of(model)} tokens with its end"
+        )
+    mask_id = model.config.mask_id
+    model.eval()
+    ids, _ = text.encode_batch(texts, tokenizer, _canvas_of(model))
+    ids = ids.to(model.device)
+    exact = likelihood.exact(texts)
+    with torch.no_grad():
+        bound = likelihood.bound(
+            model, ids, mask_id, draw="counts", rounds=rounds
+        )
+        few = likelihood.chain_rule(model, ids[:ordered], mask_id)
+    above = bound.minus(exact)
+    left = few.minus(likelihood.exact(texts[:ordered]))
+    found = {
+        "texts": len(texts),
+        "entropy_nats_per_tale": tales.entropy(),
+        "exact_nats_of_these": exact.mean,
+        "bound_nats_per_tale": bound.mean,
+        "bound_nats_per_tale_interval": _interval(bound),
+        "bound_above_exact": above.mean,
+        "bound_above_exact_interval": _interval(above),
+        "bound_above_exact_error": above.error,
+        "bound_above_exact_percent": 100 * above.mean / exact.mean,
+        "left_to_right_above_exact": left.mean,
+        "left_to_right_above_exact_interval": _interval(left),
+        "left_to_right_texts": len(ids[:ordered]),
+    }
+    return {name: _rounded(value) for name, value in found.items()}
+
+
+def has_nats(model):
+    """Whether `nats` can say something of a model."""
+    return writing.fills(model) and writing.noise_of(model) == "mask"
+
+
+def _interval(figure):
+    return list(metrics.mean_interval(figure.mean, figure.error))
 
 
 def _canvas_of(model):
@@ -222,7 +334,7 @@ def _held_out(model, tokenizer, texts):
     return list(compress(texts, fits)), list(compress(starts, fits))
 
 
-def affordable(model, tokenizer, steps=STEPS, continued=CONTINUED, budget=300):
+def affordable(model, tokenizer, steps=None, continued=CONTINUED, budget=300):
     """How many texts `evaluate` can let a model write in some minutes.
 
     Fifty texts are written in a few steps, and the clock is read. A language
@@ -242,6 +354,7 @@ def affordable(model, tokenizer, steps=STEPS, continued=CONTINUED, budget=300):
     """
     if not diffuses(model):
         return SAMPLES
+    steps = steps or steps_of(model)
     write(model, tokenizer, 50, 2)  # the first call only warms up
     start = time.perf_counter()
     write(model, tokenizer, 50, 6)
@@ -251,6 +364,9 @@ def affordable(model, tokenizer, steps=STEPS, continued=CONTINUED, budget=300):
     jobs = functools.partial(_jobs, model, None)  # all, even without room
     for samples in range(SAMPLES, 50, -50):
         work = _work(model, jobs(samples, steps, held_out, starts))
+        if has_nats(model):
+            measured = min(samples, len(real_tales()))
+            work += _ROUNDS * measured + _ORDERED * _canvas_of(model)
         # Judging and looking for copies take about a fifth as long.
         if 1.2 * each * work <= budget:
             return samples
@@ -261,7 +377,7 @@ def evaluate(
     model,
     tokenizer,
     samples=SAMPLES,
-    steps=STEPS,
+    steps=None,
     seed=0,
     continued=CONTINUED,
     progress=False,
@@ -275,13 +391,13 @@ def evaluate(
 
     Parameters
     ----------
-    model : DBLM or transformers.GPT2LMHeadModel
+    model : DBLM, MaskedDenoiser or transformers.GPT2LMHeadModel
     tokenizer : transformers.PreTrainedTokenizerFast
     samples : int
         Texts without a prompt, for each number of steps.
-    steps : sequence of int
-        A language model writes token by token and has no use for them.
-        Prompts are continued with the first of them.
+    steps : sequence of int, optional
+        `steps_of` the model if left out. A language model writes token by
+        token and has no use for them. Prompts are continued with the first of them.
     seed : int
     continued : int
         Beginnings to be continued, and half as many texts behind the
@@ -295,11 +411,14 @@ def evaluate(
         Title -> what `metrics.report` says, rounded, and ``seconds``. Titles
         are ``"64 steps"`` and so on (or ``"left to right"``), ``"64 steps,
         plain"`` if the model names a sampler of its own (see `DBLMConfig`)
-        and a quarter of the texts do without it, ``"beginnings"``,
+        and a quarter of the texts do without it, ``"64 steps, random
+        order"`` of as many texts of a masked model, ``"beginnings"``,
         ``"prompts"``, and ``"real tales"`` for comparison: held-out ones,
         with which the judge's figures are compared, on the same part of the
         text. No setting was chosen by these tales, nor by texts of seed 0.
+        Of a masked model also ``"nats a tale"``, what `nats` says of them.
     """
+    steps = steps or steps_of(model)
     judge = resources.load_backbone(JUDGE)
     judge.model.to(resources.device())
     whole = real_tales()
@@ -323,6 +442,8 @@ def evaluate(
         found[title]["seconds"] = round(seconds, 1)
     bar.close()
     found["real tales"] = measured(judge, whole)
+    if has_nats(model) and any(_fits(model, tokenizer, whole[:samples])):
+        found[NATS] = nats(model, tokenizer, whole[:samples])
     return found
 
 
@@ -331,9 +452,9 @@ def _jobs(model, tokenizer, samples, steps, held_out, starts):
     jobs = {f"{n} steps": (n, samples, [], {}) for n in steps}
     if not diffuses(model):
         jobs = {"left to right": (0, samples, [], {})}
-    elif model.config.sampler:
+    for name, sampler in _for_comparison(model).items():
         few = math.ceil(samples / 4)
-        jobs[f"{steps[0]} steps, plain"] = steps[0], few, [], decoding.SAMPLER
+        jobs[f"{steps[0]} steps, {name}"] = steps[0], few, [], sampler
     if held_out:
         each = math.ceil(len(held_out) / 2 / len(training.PROPOSAL_PROMPTS))
         asked = [p for p in training.PROPOSAL_PROMPTS for _ in range(each)]
@@ -342,6 +463,15 @@ def _jobs(model, tokenizer, samples, steps, held_out, starts):
         if asked:
             jobs["prompts"] = steps[0], 0, asked, {}
     return jobs
+
+
+def _for_comparison(model):
+    """Other samplers, which write a quarter of the texts."""
+    if writing.fills(model):
+        masks = writing.noise_of(model) == "mask"
+        return {"random order": {"order": "random"}} if masks else {}
+    own = diffuses(model) and model.config.sampler
+    return {"plain": decoding.SAMPLER} if own else {}
 
 
 def _work(model, jobs):

@@ -7,7 +7,7 @@ GPU. Resumes.
 
 import torch
 
-from dblm_lib import ladder, likelihood, masked, resources, tales, text
+from dblm_lib import evaluation, ladder, masked, resources, text
 
 from . import common
 
@@ -47,41 +47,6 @@ def train(work, steps=STEPS, **options):
     return model.cpu(), history, config
 
 
-def nats(model, texts, tokenizer):
-    """What the model's bounds and chain rule say of tales, beside the truth.
-
-    Parameters
-    ----------
-    model : masked.MaskedDenoiser
-    texts : list of str
-    tokenizer : transformers.PreTrainedTokenizerFast
-
-    Returns
-    -------
-    dict
-    """
-    ids, _ = text.encode_batch(texts, tokenizer, common.SEQ_LEN)
-    ids = ids.to(model.device)
-    exact = likelihood.exact(texts)
-    bound = likelihood.bound(
-        model, ids, model.config.mask_id, draw="counts", rounds=16
-    )
-    above = bound.minus(exact)
-    few = likelihood.chain_rule(model, ids[:100], model.config.mask_id)
-    return {
-        "texts": len(texts),
-        "entropy_nats_per_tale": round(tales.entropy(), 4),
-        "exact_nats_of_these": round(exact.mean, 4),
-        "bound_nats_per_tale": round(bound.mean, 4),
-        "bound_above_exact": round(above.mean, 4),
-        "bound_above_exact_error": round(above.error, 4),
-        "bound_above_exact_percent": round(100 * above.mean / exact.mean, 3),
-        "left_to_right_above_exact_of_100": round(
-            few.minus(likelihood.exact(texts[:100])).mean, 4
-        ),
-    }
-
-
 def make(folder, data, work, jobs=1):
     """Train it, write it in half precision, measure what was written."""
     model, history, config = train(work)
@@ -91,8 +56,7 @@ def make(folder, data, work, jobs=1):
     model.to(resources.device())
     valid = text.load("tales", size=1, valid_size=common.VALID_TALES).valid
     seen = config.steps * config.batch_size * common.SEQ_LEN
-    with torch.no_grad():
-        measured = nats(model, valid, tokenizer)
+    measured = evaluation.nats(model, tokenizer, valid)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": config.steps,
@@ -100,4 +64,5 @@ def make(folder, data, work, jobs=1):
         "seconds_of_training": round(seen / history.tokens_per_second),
         "last_training_loss": round(history.loss[-1], 4),
         **measured,
+        "evaluation": evaluation.evaluate(model, tokenizer, progress=True),
     }

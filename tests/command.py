@@ -6,6 +6,8 @@ from dblm_lib import cli
 QUICK = ["--steps", "3", "--batch-size", "4", "--seq-len", "16"]
 # The same of Part I's model, which is trained in one part.
 PROPOSAL = ["--recipe", "proposal", *QUICK]
+# And of the one that fills masks.
+MASKED = ["--noise", "mask", *QUICK]
 
 
 def run(capsys, *arguments):

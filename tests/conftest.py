@@ -3,7 +3,7 @@
 import functools
 
 import pytest
-from command import PROPOSAL
+from command import MASKED, PROPOSAL
 from small_book import small_book
 
 from dblm_lib import cli, tales, text
@@ -30,7 +30,24 @@ def stories(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, stories):
     """The folder of a finished run of three steps, of the proposal."""
+    return _run(tmp_path_factory, stories, PROPOSAL)
+
+
+@pytest.fixture(scope="module")
+def filling(tmp_path_factory, stories):
+    """The same of a model that fills masks."""
+    return _run(tmp_path_factory, stories, MASKED)
+
+
+@pytest.fixture(scope="module", params=["trained", "filling"])
+def either(request):
+    """Settings of a quick run of one part, and the folder it has left."""
+    settings = {"trained": PROPOSAL, "filling": MASKED}[request.param]
+    return settings, request.getfixturevalue(request.param)
+
+
+def _run(tmp_path_factory, stories, settings):
     out = tmp_path_factory.mktemp("runs") / "my-run"
-    settings = ["--text", str(stories), *PROPOSAL]
+    settings = ["--text", str(stories), *settings]
     assert cli.main(["train", "--out", str(out), *settings]) == 0
     return out

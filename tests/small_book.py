@@ -1,11 +1,11 @@
-"""A data folder for tests: the book's own, with a small tales-dblm."""
+"""A data folder for tests: the book's own, with small denoisers."""
 
 import json
 import shutil
 
 import torch
 
-from dblm_lib import denoiser, resources
+from dblm_lib import denoiser, masked, resources
 
 
 def sizes(tokenizer, n_positions=64):
@@ -24,8 +24,8 @@ def sizes(tokenizer, n_positions=64):
 def small_book(root, with_model=True, metrics=None):
     """Make the folder; return its path.
 
-    The model has all repairs and has learned nothing; `metrics` is what
-    MANIFEST.json says of it.
+    Its tales-dblm has all repairs, its tales-mdlm fills masks, and neither
+    has learned anything; `metrics` is what MANIFEST.json says of the first.
     """
     source = resources.data_path()
     parts = "tokenizer", "tales", "checkpoints/tales-gpt2"
@@ -41,30 +41,40 @@ def small_book(root, with_model=True, metrics=None):
         if name.startswith(tuple(f"{part}/" for part in parts))
     }
     if with_model:
-        _add_model(root, content, metrics or {})
+        metrics = metrics or {}
+        tokenizer = resources.load_tokenizer(root / "tokenizer")
+        _add_model(root, content, "tales-dblm", _repaired(tokenizer), metrics)
+        _add_model(root, content, "tales-mdlm", filler(tokenizer), {})
     path = root / "MANIFEST.json"
     path.write_text(json.dumps(content), "utf-8")
     return root
 
 
-def _add_model(root, content, metrics):
-    folder = root / "checkpoints" / "tales-dblm"
-    _make_model(root / "tokenizer").half().save_pretrained(folder)
+def _add_model(root, content, name, model, metrics):
+    folder = root / "checkpoints" / name
+    model.half().save_pretrained(folder)
     shutil.copy(root / "tokenizer" / "tokenizer.json", folder)
     for file in folder.iterdir():
         content["files"][file.relative_to(root).as_posix()] = {
             "sha256": resources.sha256(file),
             "bytes": file.stat().st_size,
         }
-    content["artifacts"]["tales-dblm"] = {
-        "command": "python -m recipes tales-dblm",
+    content["artifacts"][name] = {
+        "command": f"python -m recipes {name}",
         "seconds": 1,
         "metrics": {"parameters": 1, **metrics},
     }
 
 
-def _make_model(folder):
-    tokenizer = resources.load_tokenizer(folder)
+def filler(tokenizer, **fields):
+    """A small model that fills masks."""
+    torch.manual_seed(0)
+    fields = {"seq_len": 64} | fields
+    config = masked.MaskedConfig(**sizes(tokenizer, 96), **fields)
+    return masked.MaskedDenoiser(config).eval()
+
+
+def _repaired(tokenizer):
     torch.manual_seed(0)
     config = denoiser.DBLMConfig(
         **sizes(tokenizer),

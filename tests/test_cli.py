@@ -14,19 +14,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import PROPOSAL, QUICK, mistake, run
+from command import MASKED, PROPOSAL, QUICK, mistake, run
 from small_book import small_book
 
 from dblm_lib import (
     cli,
     denoiser,
     evaluation,
+    masked,
     noising,
     resources,
     speed,
     tales,
     text,
     training,
+    writing,
 )
 from dblm_lib.cli import info, parser, printing, sample
 from dblm_lib.training.checkpoints import Checkpoints
@@ -191,7 +193,7 @@ def test_show_prints_the_way_and_then_the_texts(capsys):
     assert texts == run(capsys, *command)[1]
 
 
-@pytest.mark.parametrize("model", ["exact", "tales-dblm"])
+@pytest.mark.parametrize("model", ["exact", "tales-dblm", "tales-mdlm"])
 def test_a_prompt_begins_every_text(model, capsys):
     prompt = "One sunny morning,"
     command = "sample", "-n", 3, "--steps", 16, "--prompt", prompt
@@ -235,6 +237,48 @@ def test_without_the_books_model_the_exact_denoiser_serves(
     assert code == 0 and "tales-dblm is not in" in error
     _, exact, error = run(capsys, *options, "--model", "exact")
     assert exact == out and "tales-dblm" not in error
+
+
+def test_a_masked_model_writes_in_the_order_asked_for(capsys):
+    """What it prints is what `writing.generate` makes of the same numbers."""
+    command = "sample", "tales-mdlm", "-n", 3, "--steps", 8, "--seed", 7
+    tokenizer = resources.load_tokenizer()
+    model, printed = masked.load("tales-mdlm"), set()
+    for asked in ({}, {"order": "entropy"}, {"temperature": 0.0}):
+        words = [x for k, v in asked.items() for x in (f"--{k}", v)]
+        code, out, _ = run(capsys, *command, *words)
+        made = writing.generate(
+            model,
+            tokenizer,
+            seed=7,
+            num_return_sequences=3,
+            num_steps=8,
+            **asked,
+        )
+        texts = [printing.printable(words) for words in made.texts]
+        assert code == 0 and out.splitlines() == texts
+        printed.add(out)
+    assert len(printed) == 3
+
+
+def test_a_stagger_is_what_the_model_is_sampled_with(capsys):
+    command = "sample", "-n", 1, "--steps", 6
+    found = {run(capsys, *command, "--stagger", x)[1] for x in (0, "3.5", 0)}
+    assert len(found) == 2
+
+
+def test_the_canvas_is_shown_filling(capsys):
+    """At most 16 steps and the end; masks never come back."""
+    command = "sample", "tales-mdlm", "-n", 2, "--order", "random"
+    _, out, _ = run(capsys, *command, "--show")
+    way, texts = out.split("\n\n")
+    lines = way.splitlines()
+    assert "underscore" in lines[1]
+    left = [int(line.split()[0]) for line in lines[2:]]
+    assert left == [*range(64, 0, -4), 0]
+    assert lines[2][9:] == " ".join("_" * 64)
+    assert lines[-1][9:] == texts.splitlines()[0].lstrip()
+    assert texts == run(capsys, *command)[1]
 
 
 # --- denoise ----------------------------------------------------------------
@@ -349,9 +393,10 @@ def test_train_leaves_a_model_that_can_be_sampled(trained, capsys):
 
 
 def test_a_resumed_run_ends_with_the_same_model(
-    trained, tmp_path, capsys, monkeypatch, stories
+    either, tmp_path, capsys, monkeypatch, stories
 ):
     """Stopped by Ctrl-C after two steps, resumed without its settings."""
+    settings, trained = either
     out = tmp_path / "stopped"
     save, saved = Checkpoints.save, []
 
@@ -363,7 +408,7 @@ def test_a_resumed_run_ends_with_the_same_model(
 
     monkeypatch.setattr(Checkpoints, "save", stop_after_two)
     arguments = "train", "--out", out
-    code, _, error = run(capsys, *arguments, "--text", stories, *PROPOSAL)
+    code, _, error = run(capsys, *arguments, "--text", stories, *settings)
     assert code == 130
     assert f"dblm train --out {out} --resume" in error
     assert not (out / "final").exists()
@@ -417,17 +462,19 @@ def test_the_proposals_recipe(tmp_path, capsys, monkeypatch):
     assert texts == list(training.PROPOSAL_SENTENCES)
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(denoiser.DBLM, PROPOSAL), (masked.MaskedDenoiser, MASKED)],
+)
 def test_a_failed_last_write_names_the_way_on(
-    tmp_path, capsys, monkeypatch, stories
+    kind, settings, tmp_path, capsys, monkeypatch, stories
 ):
-    from dblm_lib.denoiser import DBLM
-
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(DBLM, "save_pretrained", full)
+    monkeypatch.setattr(kind, "save_pretrained", full)
     out = tmp_path / "full"
-    arguments = "train", "--out", out, "--text", stories, *PROPOSAL
+    arguments = "train", "--out", out, "--text", stories, *settings
     message = mistake(capsys, *arguments, code=1)
     assert "No space left" in message and "--resume" in message
     assert not (out / "final").exists() and list(out.glob("step-*"))
@@ -485,6 +532,17 @@ LONG = "the night " * 40
         (["sample", "--seed", str(2**70)], "a seed is a whole number"),
         (["sample", "--model", "tales-gpt"], "did you mean 'tales-gpt2'"),
         (["sample", "--model", ""], "empty"),
+        (["sample", "--order", "entropy"], "--order says how masks"),
+        (["sample", "exact", "--order", "random"], "exact is a model of"),
+        (["sample", "--order", "entrpy"], "did you mean 'entropy'"),
+        (["sample", "tales-mdlm", "--order", "x"], "unknown order 'x'"),
+        (["sample", "tales-mdlm", "--stagger", "2"], "--stagger is for"),
+        (["sample", "--stagger", "-1"], "must be 0, or positive"),
+        (["sample", "--temperature", "0.0"], "temperature must be positive"),
+        (["sample", "--temperature", "x"], "'x' is no number"),
+        (["sample", "exact", "--temperature", "2"], "it has no temperature"),
+        (["sample", "tales-mdlm", "--length", "96"], "length is 95 at most"),
+        (["denoise", "the night", "--model", "tales-mdlm"], "knows masks"),
         (["denoise", ""], "empty"),
         (["denoise", "xqzt"], "no word of"),
         (["denoise", LONG], "tokens; the canvas holds 63"),

@@ -7,7 +7,16 @@ import re
 import pytest
 from small_book import small_book
 
-from dblm_lib import cli, denoiser, evaluation, resources, speed, text
+from dblm_lib import (
+    cli,
+    denoiser,
+    evaluation,
+    masked,
+    resources,
+    speed,
+    text,
+)
+from dblm_lib.cli import printing
 
 QUICK = ["--samples", "6", "--steps", "3", "2", "--continued", "4"]
 
@@ -181,16 +190,66 @@ def test_the_twin_from_left_to_right(capsys):
     assert row.split()[-1] == f"{recorded:.1%}"
 
 
-def test_a_readers_own_model(capsys, book, tmp_path):
+def test_the_tables_of_a_model_that_fills_masks(capsys):
+    """The same, and what it thinks of tales beside the truth."""
+    code, out = run(capsys, "eval", "tales-mdlm", *QUICK)
+    assert code == 0 and max(map(len, out.splitlines())) <= 80
+    _, *tables = out.split("\n\n")
+    starts = [table.splitlines()[0] for table in tables]
+    assert [line.split(" (")[0] for line in starts[:3]] == [
+        "6 texts, written in 3 steps",
+        "6 texts, written in 2 steps",
+        "2 texts, written in 3 steps, random order",
+    ]
+    (table,) = [x for x in tables if x.startswith("nats a tale, of 6")]
+    rows = [re.split(r"\s{2,}", x.strip()) for x in table.splitlines()[2:]]
+    found = evaluation.nats(
+        masked.load("tales-mdlm"),
+        resources.load_tokenizer(),
+        evaluation.real_tales()[:6],
+    )
+    assert [row[0] for row in rows[:4]] == [
+        "exact, by the grammar",
+        "bound of the model",
+        "the bound, above exact",
+        "from left to right, above exact",
+    ]
+    assert rows[0][1] == f"{found['exact_nats_of_these']:.3f}"
+    low, high = found["bound_above_exact_interval"]
+    assert rows[2][1:] == [
+        f"{found['bound_above_exact']:+.3f}",
+        f"{low:+.3f} to {high:+.3f}",
+    ]
+    assert f"{found['bound_above_exact_percent']:.1f} % above" in table
+    clock = next(x for x in tables if x.startswith("milliseconds a text"))
+    assert "3 steps" in clock
+
+
+@pytest.mark.parametrize("name", ["tales-dblm", "tales-mdlm"])
+def test_a_readers_own_model(name, capsys, book, tmp_path):
     """A folder: measured the same way, with nothing beside it."""
     folder = tmp_path / "mine"
-    source = book / "checkpoints" / "tales-dblm"
+    source = book / "checkpoints" / name
     folder.mkdir()
     for file in source.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     code, out = run(capsys, "eval", folder, *QUICK)
     assert code == 0 and out.startswith(f"{folder}: ")
     assert "MANIFEST" not in out
+
+
+def test_info_says_of_nats_what_the_bound_is():
+    found = evaluation.nats(
+        masked.load("tales-mdlm"),
+        resources.load_tokenizer(),
+        evaluation.real_tales()[:2],
+        rounds=1,
+        ordered=1,
+    )
+    bound, exact = found["bound_nats_per_tale"], found["exact_nats_of_these"]
+    assert printing._brief(found) == (
+        f"{bound:.2f} by the bound (exact {exact:.2f})"
+    )
 
 
 def test_info_says_of_an_evaluation_what_holds_together(capsys):

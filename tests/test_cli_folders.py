@@ -15,9 +15,9 @@ import time
 
 import pytest
 from bystanders import snapshot
-from command import PROPOSAL, QUICK, mistake, run
+from command import MASKED, PROPOSAL, QUICK, mistake, run
 
-from dblm_lib import denoiser, resources, storage, text, training
+from dblm_lib import denoiser, masked, resources, storage, text, training
 from dblm_lib.cli import printing, train
 
 pytestmark = pytest.mark.usefixtures("book")
@@ -64,8 +64,9 @@ def never(*arguments, **options):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
+@pytest.mark.parametrize("settings", [PROPOSAL, MASKED])
 def test_a_folder_that_holds_anything_is_refused_before_loading(
-    name, resume, tmp_path, capsys, monkeypatch, stories
+    name, resume, settings, tmp_path, capsys, monkeypatch, stories
 ):
     monkeypatch.setattr(text, "load", never)
     monkeypatch.setattr(resources, "load_backbone", never)
@@ -74,7 +75,7 @@ def test_a_folder_that_holds_anything_is_refused_before_loading(
     code = 1 if name == "run.json" and resume else 2
     message = mistake(
         *(capsys, "train", "--out", tmp_path / "thesis", "--text", stories),
-        *(*PROPOSAL, *resume),
+        *(*settings, *resume),
         code=code,
     )
     assert name.split("/")[0] in message and "folder" in message
@@ -92,9 +93,10 @@ def test_all_of_them_at_once_are_there_afterwards(tmp_path, capsys, stories):
 
 
 def test_bystanders_beside_and_within_a_run_survive_it(
-    tmp_path, capsys, trained
+    tmp_path, capsys, either
 ):
     """Of names that the run does not use, and of the reader's own files."""
+    _, trained = either
     out = tmp_path / "run"
     shutil.copytree(trained, out)
     beside = ["notes.md", "steps/a.md", "final.bak/a", ".draft-x/y"]
@@ -396,9 +398,11 @@ def test_places_where_no_folder_can_be(tmp_path, capsys, monkeypatch, stories):
 # --- what was trained is what is sampled ------------------------------------
 
 
-def test_the_canvas_of_training_is_the_canvas_of_sampling(trained, capsys):
+def test_the_canvas_of_training_is_the_canvas_of_sampling(either, capsys):
+    settings, trained = either
     final = trained / "final"
-    model = denoiser.load(final)
+    filling = settings == MASKED
+    model = (masked if filling else denoiser).load(final)
     assert model.config.seq_len == 16
     tokenizer = resources.load_tokenizer(final)
     few = "sample", "--model", final, "-n", 4, "--steps", 2
@@ -409,18 +413,20 @@ def test_the_canvas_of_training_is_the_canvas_of_sampling(trained, capsys):
         return max(len(tokenizer(x)["input_ids"]) for x in out.splitlines())
 
     assert longest() <= 16 < longest("--length", 40) <= 40
-    said = "knows 256 positions: --length is 256 at most, not 257"
+    most = 256 - filling
+    said = f"knows {most} positions: --length is {most} at most, not 257"
     assert said in mistake(capsys, *few, "--length", 257)
     prompt = "the night " * 10
     said = mistake(capsys, *few, "--prompt", prompt)
     assert "the canvas only 16" in said and "--length" in said
     assert run(capsys, *few, "--prompt", prompt, "--length", 60)[0] == 0
     said = mistake(capsys, "denoise", prompt, "--model", final)
-    assert "the canvas holds 15" in said
+    assert ("knows masks" if filling else "the canvas holds 15") in said
 
 
+@pytest.mark.parametrize("settings", [PROPOSAL, MASKED])
 def test_a_model_with_few_positions_is_sampled_within_them(
-    tmp_path, capsys, stories, book
+    settings, tmp_path, capsys, stories, book
 ):
     """A GPT-2 of 32 positions, trained on 16, sampled, measured."""
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -440,11 +446,12 @@ def test_a_model_with_few_positions_is_sampled_within_them(
     shutil.copy(book / "tokenizer" / "tokenizer.json", gpt2)
     out = tmp_path / "r"
     arguments = "train", "--backbone", gpt2, "--out", out, "--text", stories
-    assert run(capsys, *arguments, *PROPOSAL)[0] == 0
+    assert run(capsys, *arguments, *settings)[0] == 0
     model = "--model", out / "final"
+    most = 32 - (settings == MASKED)
     assert run(capsys, "sample", *model, "-n", 2, "--steps", 2)[0] == 0
     said = mistake(capsys, "sample", *model, "--length", 33)
-    assert "knows 32 positions" in said
+    assert f"knows {most} positions" in said
     few = "--samples", 2, "--steps", 2, "--continued", 8
     code, printed, _ = run(capsys, "eval", out / "final", *few)
     assert code == 0

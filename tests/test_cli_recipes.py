@@ -1,5 +1,6 @@
 """`dblm train`: the repaired model by default, and Part I's if asked for."""
 
+import inspect
 import json
 import os
 import shutil
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import PROPOSAL, QUICK, mistake, run
+from command import MASKED, PROPOSAL, QUICK, mistake, run
 
 from dblm_lib import (
     cli,
     denoiser,
     ladder,
+    masked,
     repair,
     resources,
     text,
@@ -107,6 +109,47 @@ def test_the_proposal_is_trained_as_it_always_was(trained, stories):
     assert (trained / RECORD).is_file() and list(trained.glob("step-*"))
 
 
+def test_masks_are_trained_as_the_books_model_is(filling, stories, capsys):
+    """By the recipe of tales-mdlm, texts filled up with their end."""
+    corpus = text.load(str(stories))
+    backbone = resources.load_backbone("tales-gpt2")
+    ids, _ = text.encode_batch(corpus.train, backbone.tokenizer, 16)
+    resources.seed_everything(0)
+    model = masked.MaskedDenoiser.from_backbone(backbone, seq_len=16)
+    config = ladder.recipe(
+        ladder.REPAIRED, steps=3, batch_size=4, warmup=1, ema=0.0, seed=0
+    )
+    assert config.optimizer == "muon"
+    everywhere = torch.ones_like(ids, dtype=torch.bool)
+    training.train(model, ids, everywhere, config, progress=False)
+    found = masked.load(filling / "final")
+    assert all(map(torch.equal, found.parameters(), model.parameters()))
+    assert found.config.seq_len == 16
+    kept = json.loads((filling / "run.json").read_text("utf-8"))["settings"]
+    assert (kept["noise"], kept["recipe"]) == ("mask", "masked")
+    few = "sample", filling, "-n", 2, "--steps", 2, "--order", "random"
+    assert run(capsys, *few)[0] == 0
+
+
+@pytest.mark.parametrize("noise", ["uniform", "hybrid"])
+def test_a_noise_is_known_once_the_configuration_has_it(
+    noise, capsys, tmp_path, stories, monkeypatch
+):
+    words = "train", "--out", tmp_path / "r", "--text", stories, *QUICK
+    if "noise" not in inspect.signature(masked.MaskedConfig).parameters:
+        message = mistake(capsys, *words, "--noise", noise)
+        assert f"no model with the noise '{noise}'" in message
+        assert not (tmp_path / "r").exists()
+
+    class Later(masked.MaskedConfig):
+        def __init__(self, noise="mask", **options):
+            super().__init__(**options)
+            self.noise = noise
+
+    monkeypatch.setattr(masked, "MaskedConfig", Later)
+    assert train._fields_of_noise(noise) == {"noise": noise}
+
+
 def test_each_recipe_has_its_own_defaults(tmp_path, monkeypatch, stories):
     asked = {}
 
@@ -124,11 +167,14 @@ def test_each_recipe_has_its_own_defaults(tmp_path, monkeypatch, stories):
         (["--proposal"], 500, 1e-3),
         (["--recipe", "proposal", "--steps", "7"], 7, 1e-3),
         (["--learning-rate", "0.5"], 1000, 0.5),
+        (["--noise", "gaussian"], 1000, 4e-3),
+        (["--noise", "mask"], 1000, 4e-3),
     ):
         assert cli.main([*words, *more]) == 2
         assert (asked["steps"], asked["learning_rate"]) == (steps, rate)
-        repaired = not {"proposal", "--proposal"} & set(more)
-        assert asked["recipe"] == ("repaired" if repaired else "proposal")
+        (wanted,) = {"proposal", "--proposal", "mask"} & set(more) or ["-"]
+        names = {"mask": "masked", "-": "repaired"}
+        assert asked["recipe"] == names.get(wanted, "proposal")
 
 
 def test_the_help_tells_the_recipes_and_their_shares(capsys):
@@ -217,6 +263,11 @@ def test_a_time_to_come_is_rounded(seconds, said):
         (["--recipe", "best"], "invalid choice: 'best'"),
         (["--steps", "2"], "at least 3 steps, not 2"),
         (["--seq-len", "256"], "knows 255 positions behind a start; got"),
+        ([*MASKED, "--seq-len", "256"], "knows 255 positions behind a start"),
+        ([*MASKED, "--recipe", "repaired"], "--recipe is known to --noise"),
+        ([*MASKED, "--causal"], "--causal is known to --noise gaussian only"),
+        ([*MASKED, "--proposal"], "--proposal is known to --noise gaussian"),
+        (["--noise", "white"], "invalid choice: 'white'"),
     ],
 )
 def test_a_request_that_cannot_be_met(
@@ -227,8 +278,9 @@ def test_a_request_that_cannot_be_met(
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize("noise", ["gaussian", "mask"])
 def test_a_backbone_without_a_start_is_refused_before_the_folder(
-    capsys, tmp_path, stories, book
+    noise, capsys, tmp_path, stories, book
 ):
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -239,6 +291,7 @@ def test_a_backbone_without_a_start_is_refused_before_the_folder(
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "g")
     shutil.copy(book / "tokenizer" / "tokenizer.json", tmp_path / "g")
     words = "train", "--out", tmp_path / "r", "--text", stories, *QUICK
+    words = *words, "--noise", noise
     message = mistake(capsys, *words, "--backbone", tmp_path / "g")
     assert "bos_token_id" in message and not (tmp_path / "r").exists()
 
@@ -319,11 +372,8 @@ def while_it_is_fitted():
     ladder.level_report = die
 def at_the_end():
     train._save_final = die
-for how, *given in (
-    (within_a_write, 1), (while_it_is_fitted,), (before_a_save, 1),
-    (within_a_write, 1), (before_a_save, 2), (before_a_save, 3),
-    (within_a_write, 4), (at_the_end,), (within_a_write, 3),
-):
+for how, *given in {deaths}:
+    how = globals()[how]
     child = os.fork()
     if not child:
         how(*given)
@@ -335,14 +385,38 @@ assert cli.main(words) == 0
 """
 
 
+DEATHS = (
+    *(("within_a_write", 1), ("while_it_is_fitted",), ("before_a_save", 1)),
+    *(("within_a_write", 1), ("before_a_save", 2), ("before_a_save", 3)),
+    *(("within_a_write", 4), ("at_the_end",), ("within_a_write", 3)),
+)
+IN_ONE_PART = (
+    *(("before_a_save", 1), ("within_a_write", 1), ("before_a_save", 2)),
+    *(("within_a_write", 2), ("at_the_end",)),
+)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(
+    ("reference", "more", "deaths", "parts"),
+    [
+        ("repaired", TWELVE, DEATHS, ("fit", "neighbours", "together")),
+        ("filling", MASKED, IN_ONE_PART, (".",)),
+    ],
+    ids=["repaired", "masks"],
+)
 def test_killed_in_every_part_it_ends_with_the_same_model(
-    repaired, tmp_path, stories
+    reference, more, deaths, parts, request, tmp_path, stories
 ):
     """SIGKILL before and within checkpoints, between parts, at the end."""
+    finished = request.getfixturevalue(reference)
     out = tmp_path / "killed"
     code = KILLED.format(
-        root=str(ROOT), out=str(out), text=str(stories), more=TWELVE
+        root=str(ROOT),
+        out=str(out),
+        text=str(stories),
+        more=more,
+        deaths=deaths,
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -352,14 +426,22 @@ def test_killed_in_every_part_it_ends_with_the_same_model(
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert digest(out) == digest(repaired)
-    for part in ("fit", "neighbours", "together", "."):
+    assert digest(out) == digest(finished)
+    for part in {*parts, "."}:
         left = [path.name for path in (out / part).iterdir()]
         assert not [x for x in left if x.startswith((".draft", ".trash"))]
-        assert len([x for x in left if x.startswith("step-")]) == (part != ".")
+        steps = [x for x in left if x.startswith("step-")]
+        assert len(steps) == (part in parts)
 
 
-def test_another_recipe_is_not_resumed(trained, repaired, capsys):
+def test_another_recipe_is_not_resumed(trained, repaired, filling, capsys):
+    words = "train", "--resume", "--noise"
+    for out, kept, other in (
+        (filling, "mask", "gaussian"),
+        (repaired, "gaussian", "mask"),
+    ):
+        message = mistake(capsys, *words, other, "--out", out)
+        assert f"began with noise {kept}" in message
     words = "train", "--resume", "--recipe"
     for out, kept, other in (
         (trained, "proposal", "repaired"),
@@ -376,7 +458,7 @@ def test_a_run_that_knows_no_recipe_is_the_proposals(
     out = tmp_path / "run"
     shutil.copytree(trained, out)
     record = json.loads((out / "run.json").read_text("utf-8"))
-    del record["settings"]["recipe"]
+    del record["settings"]["recipe"], record["settings"]["noise"]
     (out / "run.json").write_text(json.dumps(record), "utf-8")
     assert run(capsys, "train", "--out", out, "--resume")[0] == 0
     assert digest(out) == digest(trained)
@@ -431,4 +513,4 @@ def test_the_names_in_use_are_those_of_the_tests():
 
     for part in (*repair.PARTS, "levels.json"):
         assert any(name.split("/")[0] == part for name in NAMES)
-    assert set(train._JOBS) == {"repaired", PROPOSAL[1]}
+    assert set(train._JOBS) == {"repaired", PROPOSAL[1], "masked"}

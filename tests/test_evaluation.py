@@ -6,10 +6,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small_book import sizes
+from small_book import filler, sizes
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dblm_lib import denoiser, evaluation, metrics, resources, tales, text
+from dblm_lib import (
+    denoiser,
+    evaluation,
+    likelihood,
+    metrics,
+    resources,
+    tales,
+    text,
+    writing,
+)
 
 TITLES = ("beginnings", "prompts", "real tales")
 
@@ -53,6 +62,12 @@ def model(tokenizer):
 
 
 @pytest.fixture(scope="module")
+def filling(tokenizer):
+    """A model that fills masks, fresh from chance."""
+    return filler(tokenizer)
+
+
+@pytest.fixture(scope="module")
 def language_model(tokenizer):
     torch.manual_seed(0)
     return GPT2LMHeadModel(GPT2Config(**sizes(tokenizer, 96))).eval()
@@ -70,8 +85,10 @@ class Bar:
         self.total += amount
 
 
-def test_a_denoiser_writes_in_batches(model, tokenizer):
+@pytest.mark.parametrize("kind", ["model", "filling"])
+def test_a_denoiser_writes_in_batches(kind, request, tokenizer):
     """As many texts as asked for; one seed, one result; all steps shown."""
+    model = request.getfixturevalue(kind)
     bar = Bar()
     options = {"count": 5, "num_steps": 3, "batch_size": 2}
     texts = evaluation.write(model, tokenizer, **options, bar=bar)
@@ -81,12 +98,12 @@ def test_a_denoiser_writes_in_batches(model, tokenizer):
     assert texts != evaluation.write(model, tokenizer, **options, seed=1)
 
 
-def test_both_kinds_of_model_continue_prompts(
-    model, language_model, tokenizer
+def test_all_kinds_of_model_continue_prompts(
+    model, filling, language_model, tokenizer
 ):
     """One text a prompt, in their order, whatever the batches."""
     prompts = ["Once upon a time,", "Anna", "In the middle of the night..."]
-    for writer in (model, language_model):
+    for writer in (model, filling, language_model):
         texts = evaluation.write(
             writer, tokenizer, num_steps=2, prompts=prompts, batch_size=2
         )
@@ -104,6 +121,17 @@ def test_evaluation_is_sampling_by_the_models_own_method(model, tokenizer):
         generator=torch.Generator().manual_seed(4),
     )
     assert texts == text.decode_batch(ids, tokenizer)
+
+
+def test_masks_are_filled_by_the_models_own_sampler(filling, tokenizer):
+    """Or by what is asked for; the texts are those of `writing.generate`."""
+    for sampler in ({}, {"order": "random", "temperature": 0.7}):
+        options = {"num_steps": 3, "seed": 4, **sampler}
+        texts = evaluation.write(filling, tokenizer, count=2, **options)
+        made = writing.generate(
+            filling, tokenizer, num_return_sequences=2, **options
+        )
+        assert texts == made.texts
 
 
 # --- prompts ----------------------------------------------------------------
@@ -167,6 +195,93 @@ def test_the_table_of_a_language_model(language_model, tokenizer):
         language_model, tokenizer, samples=4, continued=0
     )
     assert tuple(found) == ("left to right", "real tales")
+
+
+def test_the_table_of_a_model_that_fills_masks(filling, tokenizer):
+    """A quarter of the texts in random order; and what the model thinks."""
+    found = evaluation.evaluate(
+        filling, tokenizer, samples=6, steps=(3, 2), continued=8
+    )
+    random = "3 steps, random order"
+    assert tuple(found) == (
+        *("3 steps", "2 steps", random, *TITLES),
+        evaluation.NATS,
+    )
+    counts = [row["texts"] for row in found.values()]
+    assert counts == [6, 6, 2, 8, 4, 30, 6]
+    made = writing.generate(
+        filling,
+        tokenizer,
+        num_return_sequences=2,
+        num_steps=3,
+        order="random",
+    )
+    scores = metrics.report(made.texts, resources.load_backbone())
+    assert found[random]["judge"] == pytest.approx(scores["judge"], abs=1e-4)
+    json.dumps(found, allow_nan=False)
+    assert evaluation.differing(found, found) == []
+    moved = found[evaluation.NATS] | {"bound_above_exact": 1e3}
+    assert evaluation.differing(found, {evaluation.NATS: moved}) == [
+        "nats a tale: bound_above_exact"
+    ]
+
+
+def test_steps_and_texts_are_those_of_the_kind(
+    model, filling, language_model, tokenizer, monkeypatch
+):
+    steps = [
+        evaluation.steps_of(who) for who in (model, filling, language_model)
+    ]
+    assert steps == [(64, 16, 8), (64, 32, 16, 8), (64, 16, 8)]
+    few = {"steps": (3, 2), "continued": 0}
+    assert evaluation.affordable(filling, tokenizer, **few, budget=0) == 50
+    many = evaluation.affordable(filling, tokenizer, **few, budget=1e6)
+    assert many == evaluation.SAMPLES
+    for who, has in ((model, 0), (filling, 1), (language_model, 0)):
+        assert evaluation.has_nats(who) == has
+        assert evaluation.diffuses(who) == (who is not language_model)
+    monkeypatch.setattr(filling.config, "noise", "salt", raising=False)
+    assert not evaluation.has_nats(filling)
+
+
+def test_nats_are_those_of_the_bound_and_of_the_chain_rule(filling, tokenizer):
+    """Above the exact ones; a tale that does not fit is left out."""
+    texts = evaluation.real_tales()[:7]
+    long = [*texts, " ".join(texts[:3])]
+    found = evaluation.nats(filling, tokenizer, long, rounds=2, ordered=3)
+    ids, _ = text.encode_batch(texts, tokenizer, 64)
+    mask_id = filling.config.mask_id
+    with torch.no_grad():
+        bound = likelihood.bound(filling, ids, mask_id, "counts", rounds=2)
+        left = likelihood.chain_rule(filling, ids[:3], mask_id)
+    exact = likelihood.exact(texts)
+    assert (found["texts"], found["left_to_right_texts"]) == (7, 3)
+    assert found["bound_nats_per_tale"] == pytest.approx(bound.mean, abs=1e-3)
+    assert found["exact_nats_of_these"] == pytest.approx(exact.mean, abs=1e-4)
+    above = bound.minus(exact)
+    assert found["bound_above_exact"] == pytest.approx(above.mean, abs=1e-3)
+    low, high = found["bound_above_exact_interval"]
+    assert (high - low) / 2 == pytest.approx(1.96 * above.error, rel=1e-2)
+    gap = left.minus(likelihood.exact(texts[:3])).mean
+    assert found["left_to_right_above_exact"] == pytest.approx(gap, abs=1e-3)
+    assert found["entropy_nats_per_tale"] == round(tales.entropy(), 5)
+    assert found["bound_above_exact_percent"] == pytest.approx(
+        100 * above.mean / exact.mean, abs=1e-2
+    )
+
+
+def test_nats_of_what_has_none_are_refused(
+    model, filling, tokenizer, monkeypatch
+):
+    with pytest.raises(TypeError, match="trained with masks; got a DBLM"):
+        evaluation.nats(model, tokenizer, ["a"])
+    monkeypatch.setattr(filling.config, "seq_len", 4)
+    with pytest.raises(ValueError, match="no text fits on 4 tokens"):
+        evaluation.nats(filling, tokenizer, evaluation.real_tales()[:3])
+    found = evaluation.evaluate(
+        filling, tokenizer, samples=2, steps=(1,), continued=0
+    )
+    assert evaluation.NATS not in found
 
 
 class Reciter(denoiser.DenoiserBase):

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, event, given, seed, settings
 from hypothesis import strategies as st
 from small_book import small_book
 
-from dblm_lib import cli, evaluation, storage, tales, text
+from dblm_lib import cli, evaluation, storage, tales, text, unmasking
 
 EXAMPLES = int(os.environ.get("DBLM_FUZZ", "250"))
 SEED = int(os.environ.get("DBLM_FUZZ_SEED", "16"))
@@ -107,6 +107,9 @@ FLOATS = st.one_of(
     st.floats(width=32).map(str),
     st.sampled_from(["1", "0.5", "2", "20", "x", "", "1e999", "-0", "1e-300"]),
 )
+ORDERS = st.one_of(
+    st.sampled_from([*unmasking.ORDERS, "Random", "tau", "accept"]), ANY
+)
 PROMPTS = st.one_of(
     st.sampled_from(
         ["One sunny morning,", "the night ", " the", "xqzt", "the night " * 40]
@@ -146,6 +149,7 @@ FOLDERS = st.sampled_from(
 MODELS = st.one_of(
     st.sampled_from(
         ["tales-dblm", "exact", "@run/final", "hurt", "hurt", "hurt", "@g"]
+        + ["tales-mdlm"]
     ),
     st.sampled_from(
         ["@run", "TALES-DBLM", "tales-gpt2", "gpt2", "a/b", "@data", "tales"]
@@ -179,6 +183,9 @@ SAMPLE = st.tuples(
         option("--steps", WHOLE),
         option("--length", st.one_of(WHOLE, st.sampled_from(["20", "33"]))),
         option("--seed", SEEDS),
+        option("--order", ORDERS),
+        option("--stagger", FLOATS),
+        option("--temperature", FLOATS),
         flag("--check"),
         flag("--show"),
     ),
@@ -208,6 +215,7 @@ TRAIN = st.tuples(
         option("--seq-len", st.one_of(WHOLE, st.sampled_from(["32", "33"]))),
         option("--seed", SEEDS),
         option("--recipe", st.sampled_from(["proposal", "repaired", "x"])),
+        option("--noise", st.sampled_from(["mask", "mask", "gaussian", "x"])),
         flag("--causal"),
         flag("--resume"),
     ),
@@ -250,6 +258,7 @@ FIELDS = st.dictionaries(
         + ["schedule", "schedule_options", "sampler", "loss", "embed_dim"]
         + ["eos_token_id", "causal", "conditioning", "shift", "dtype"]
         + ["model_type", "input_std", "max_position_embeddings", "stagger"]
+        + ["noise", "weighting", "low"]
     ),
     JUNK,
     min_size=1,
@@ -259,6 +268,7 @@ KEPT = st.dictionaries(
     st.sampled_from(
         ["text", "backbone", "steps", "batch_size", "learning_rate", "seq_len"]
         + ["seed", "causal", "proposal", "recipe", "owner", "settings"]
+        + ["noise"]
     ),
     JUNK,
     max_size=2,
@@ -282,6 +292,7 @@ WORLD = st.fixed_dictionaries(
         "copied": st.booleans(),
         "kept": st.one_of(*[st.just({})] * 3, KEPT),
         "hurt": HURT,
+        "filling": st.booleans(),
         "encoding": st.sampled_from(["utf-8", "utf-8", "ascii", "cp1252"]),
     }
 )
@@ -291,7 +302,8 @@ def build(world, root, base):
     """Put the world on the disk."""
     (root / "text.txt").write_bytes(world["text"])
     os.symlink("nowhere", root / "link")
-    shutil.copytree(base / "run" / "final", root / "hurt")
+    place = "data/checkpoints/tales-mdlm" if world["filling"] else "run/final"
+    shutil.copytree(base / place, root / "hurt")
     hurt(root / "hurt" / world["hurt"][0], world["hurt"][1])
     if world["copied"]:
         shutil.copytree(base / "run", root / "copy")

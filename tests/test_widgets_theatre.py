@@ -49,13 +49,25 @@ def stage(**options):
     return widgets.theatre(**given | options)
 
 
-def one(**given):
+MASK = "[MASK]"
+FILLING = [
+    [MASK, MASK, MASK, MASK],
+    ["Tom", MASK, MASK, MASK],
+    ["Tom", MASK, END, MASK],
+    [MASK, " ran", END, " x"],
+    ["Lily", " ran", END, " x"],
+]
+
+
+def one(blank=None, start=0, **given):
     """A theatre of one tale and one panel."""
     return widgets.theatre(
         [{"label": "one", "panels": [panel(**given)]}],
         panel_labels=["model"],
         alt="A model writes.",
         name="one",
+        blank=blank,
+        start=start,
     )
 
 
@@ -214,6 +226,49 @@ def test_text_ends_where_it_ends():
     assert "end of the text" not in one(frames=[["Tom"]]).html
 
 
+def test_masks_are_blanks_that_are_filled():
+    """And turn back; a token just written is marked, one that goes, too."""
+
+    def at(i):
+        return words(one(frames=FILLING, blank=MASK, start=i))
+
+    blank = ("dblm-blank ", "masked", "_")
+    assert at(0) == [blank] * 4
+    assert at(1) == [
+        ("dblm-still-changes dblm-new ", "will still change", "Tom"),
+        *[blank] * 3,
+    ]
+    assert at(2)[0] == ("dblm-still-changes ", "will still change", "Tom")
+    assert at(2)[2] == ("dblm-new ", "final", "∎")
+    assert at(2)[3] == ("dblm-blank dblm-beyond", "masked", "_")
+    assert at(3)[0] == blank and at(3)[1][0] == "dblm-new "
+    assert at(4) == [
+        ("dblm-new ", "final", "Lily"),
+        ("", "final", " ran"),
+        ("", "final", "∎"),
+        ("dblm-beyond", "final", " x"),
+    ]
+    figure = one(frames=FILLING, blank=MASK, start=2)
+    assert 'aria-label="model: Tom _"' in figure.html
+    assert ">1 of 4 positions are final<" in figure.html
+    sure = one(frames=[[MASK]], blank=MASK, confidence=[[0.5]])
+    assert words(sure) == [("dblm-blank ", "confidence 0.51, masked", "_")]
+    sure = one(frames=[["Tom"]], blank=MASK, confidence=[[1]])
+    assert words(sure) == [("", "final", "Tom")], "nothing is guessed there"
+
+
+def test_the_legend_says_what_blanks_are_if_there_are_any():
+    def legend(frames, **given):
+        html = one(frames=frames, **given).html
+        return re.search(r'<p class="dblm-legend">.*?</p>', html)[0]
+
+    assert "masked" not in legend(FIRST)
+    full = legend(FILLING, blank=MASK)
+    for said in ("masked", "written in this step", "will still change"):
+        assert said in full
+    assert "will still change" not in legend(FILLING[3:], blank=MASK)
+
+
 def bad(**given):
     return lambda: one(**given)
 
@@ -245,6 +300,8 @@ def cast(tales):
         (bad(confidence=[[1, 1]] * 3), "one a token"),
         (bad(confidence=[[2, 1, 1]] * 3), r"\[0, 1\]"),
         (bad(confidence=[[np.nan] * 3] * 3), "NaN"),
+        (bad(blank=END), "not the end-of-text token"),
+        (bad(blank=3), "blank must be the text"),
         (lambda: stage(alt=" "), "alt must be"),
         (lambda: stage(name="No Good"), "lower-case"),
         (lambda: stage(start=3), "0 to 2"),
@@ -304,8 +361,14 @@ def test_a_reader_chooses_and_drags(chrome, show):
 
 
 @pytest.mark.parametrize("start", [0, 1, 2])
-def test_drawing_by_python_and_by_script_agree(show, start):
-    figure = stage(start=start)
+@pytest.mark.parametrize("kind", ["noise", "masks"])
+def test_drawing_by_python_and_by_script_agree(show, start, kind):
+    sure = np.linspace(0.1, 1, 20).reshape(5, 4)
+    figure = (
+        stage(start=start)
+        if kind == "noise"
+        else one(MASK, start, frames=FILLING, confidence=sure)
+    )
     plain = re.sub(r"<script>.*</script>", "", figure.html, flags=re.DOTALL)
     drawn = (
         "document.querySelector('.dblm-drawing').outerHTML"
@@ -320,6 +383,25 @@ def test_drawing_by_python_and_by_script_agree(show, start):
     ]
     assert sorted_attributes[0] == sorted_attributes[1]
     assert "--v:" in by_python
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_masks_fill_under_the_keys(chrome, show, theme):
+    """Each is as wide as a short word, and muted on both grounds."""
+    ask = show(one(frames=FILLING, blank=MASK), theme=theme)
+    blanks = "[...document.querySelectorAll('.dblm-stage .dblm-blank')]"
+    assert ask(f"{blanks}.map(e => e.textContent)") == ["_"] * 4
+    assert min(ask(f"{blanks}.map(e => e.offsetWidth)")) > 15
+    colours = [
+        ask(f"getComputedStyle(document.querySelector('{one}')).color")
+        for one in (".dblm-stage .dblm-blank", ".dblm-stage")
+    ]
+    assert colours[0] != colours[1]
+    for left in (3, 2, 1, 0):
+        press(chrome, "ARROW_RIGHT")
+        assert ask(f"{blanks}.length") == left
+    assert ask(TEXTS) == ["Lily ran∎ x"]
+    assert browser.console_errors(chrome) == []
 
 
 def test_it_plays(chrome, show):

@@ -25,7 +25,10 @@ FLOORS = {
         *("posterior", "reverse", "prompts", "decoding"),
         *("unmasking", "renoising"),
     ),
-    2: ("autoregressive", "configuration", "denoiser", "levels", "masked"),
+    2: (
+        *("autoregressive", "configuration", "denoiser", "levels", "masked"),
+        "writing",
+    ),
     3: ("training", "metrics", "likelihood"),
     4: (
         *("ablation", "diagnostics", "ladder", "repair", "distillation"),
@@ -38,7 +41,7 @@ BESIDE = ("plots", "drawings", "widgets", "exercises")
 HELPERS = {
     0: ("resources", "checks", "schedules", "tales", "noising", "masking"),
     1: ("posterior", "reverse", "prompts", "unmasking"),
-    2: ("configuration", "denoiser"),
+    2: ("configuration", "denoiser", "masked"),
     4: ("ablation", "ladder", "evaluation"),
     None: ("plots",),  # beside the floors
 }

@@ -5,7 +5,7 @@ from itertools import pairwise
 from .. import resources
 from .models import load
 from .parser import EXACT
-from .printing import printable, say
+from .printing import paste, printable, say
 
 __all__ = ["run"]
 
@@ -14,7 +14,7 @@ def run(options):
     """Noise a sentence, and print how it comes out again."""
     import torch
 
-    from .. import decoding, noising, text
+    from .. import decoding, noising, text, writing
 
     name = EXACT if options.model is None else options.model
     text.check_text(options.sentence)
@@ -24,6 +24,11 @@ def run(options):
             "it out"
         )
     model, tokenizer = load(name, (options.sentence,))
+    if writing.fills(model):
+        raise ValueError(
+            f"{printable(name)} knows masks and no noise level: watch it "
+            f"write with {paste('dblm', 'sample', name, '--show')}"
+        )
     text.check_known(options.sentence, tokenizer)
     count = len(tokenizer(options.sentence)["input_ids"])
     canvas = decoding.canvas_of(model)

@@ -25,6 +25,13 @@ _FIGURES = (
     ("repeats", "tokens like their left neighbour", "share"),
     ("tokens", "tokens a text", "number"),
 )
+# The same of what a masked model gives to tales.
+_NATS = (
+    ("exact_nats_of_these", "exact, by the grammar", "number"),
+    ("bound_nats_per_tale", "bound of the model", "number"),
+    ("bound_above_exact", "the bound, above exact", "signed"),
+    ("left_to_right_above_exact", "from left to right, above exact", "signed"),
+)
 _CLOCK = "texts at once", "written in", "here", "left to right", "ratio"
 _WRITTEN = {"share": "{:.1%}", "number": "{:.3f}", "signed": "{:+.3f}"}
 _TITLES = {
@@ -43,7 +50,8 @@ def run(options):
     start = time.perf_counter()
     model, tokenizer = any_model(options.name)
     model.to(resources.device())
-    steps = list(dict.fromkeys(options.steps))
+    steps = options.steps or evaluation.steps_of(model)
+    steps = list(dict.fromkeys(steps))
     samples = options.samples or evaluation.affordable(
         model, tokenizer, steps, options.continued
     )
@@ -84,6 +92,9 @@ def run(options):
         f"{facts['judge']}; {facts['seconds']:.0f} s in all"
     )
     for title, report in found.items():
+        if title == evaluation.NATS:
+            _print_nats(report, recorded.get(title, {}))
+            continue
         beside = dict(recorded.get(title, {}))
         if beside.get("texts") != report["texts"]:
             for figure in evaluation.COUNTED:
@@ -103,22 +114,36 @@ def _print_report(title, report, recorded):
     words = _TITLES.get(title, f"texts, written in {title}")
     seconds = f" ({report['seconds']:.0f} s)" if "seconds" in report else ""
     print(f"\n{report['texts']:,} {words}{seconds}")
+    _print_figures(_FIGURES, report, recorded)
+    broken = ", ".join(f"{k} {n}" for k, n in report["broken"].items())
+    if broken:
+        print(f"  first broken: {broken}")
+
+
+def _print_nats(report, recorded):
+    """Print what a masked model gives to tales, beside the truth."""
+    print(
+        f"\nnats a tale, of {report['texts']:,} held-out tales (from left to "
+        f"right: {report['left_to_right_texts']})"
+    )
+    _print_figures(_NATS, report, recorded)
+    print(f"  the bound is {report['bound_above_exact_percent']:.1f} % above")
+
+
+def _print_figures(figures, report, recorded):
+    """Print rows of a report, with their intervals where they have one."""
     heads = "", "here", "95 % interval", "MANIFEST" if recorded else ""
     print("  {:32}  {:>8}  {:>18}  {:>8}".format(*heads).rstrip())
-    for name, label, kind in _FIGURES:
+    for name, label, kind in figures:
         if name not in report:
             continue
         written = _WRITTEN[kind].format
-        low, high = map(written, report[f"{name}_interval"])
         there = written(recorded[name]) if name in recorded else ""
-        ends = f"{low} to {high}"
+        ends = " to ".join(map(written, report.get(f"{name}_interval", ())))
         print(
             f"  {label:32}  {written(report[name]):>8}  {ends:>18}  "
             f"{there:>8}".rstrip()
         )
-    broken = ", ".join(f"{k} {n}" for k, n in report["broken"].items())
-    if broken:
-        print(f"  first broken: {broken}")
 
 
 def _print_clock(rows):

@@ -7,7 +7,7 @@ from .. import resources
 from .parser import EXACT, MODEL
 from .printing import note, paste, printable
 
-__all__ = ["any_model", "check_room", "default_model", "load"]
+__all__ = ["any_model", "check_kind", "check_room", "default_model", "load"]
 
 _LONGEST = 256  # that the exact denoiser is made for
 _RUN, _FINAL = "run.json", "final"  # see `train`
@@ -68,7 +68,7 @@ class _ByHeart:
 
 
 def load(name, extra=(), length=None):
-    """A trained denoiser or the exact one, and its tokenizer.
+    """A trained denoiser of either kind or the exact one; its tokenizer.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def load(name, extra=(), length=None):
     length : int, optional
         Of its canvas.
     """
-    from .. import decoding, denoiser
+    from .. import decoding, denoiser, masked
 
     if name == EXACT:
         resources.note_other_meaning(name)
@@ -91,8 +91,42 @@ def load(name, extra=(), length=None):
             )
         return _ByHeart(tokenizer, extra, length), tokenizer
     name = _model_of(name)
+    if _kind(name) == masked.MaskedConfig.model_type:
+        model = masked.load(name)
+        return model, _tokenizer(name, model.config.vocab_size)
     model = denoiser.load(name)
     return model, _tokenizer(name, len(model.table()))
+
+
+def check_kind(name, model, options):
+    """Refuse options that mean nothing to a model.
+
+    Parameters
+    ----------
+    name : str
+        Of the model.
+    model
+        As `load` gives it.
+    options
+        With ``order`` for models that fill masks, and ``stagger`` for the
+        others; None if not given.
+    """
+    from .. import unmasking, writing
+    from ..masking import look_up
+
+    if options.order is not None:
+        look_up("order", options.order, unmasking.ORDERS)
+        if not writing.fills(model):
+            raise ValueError(
+                f"--order says how masks are filled; {printable(name)} is a "
+                "model of vectors, which writes everywhere at once: leave it "
+                "out, or name a model trained with masks"
+            )
+    if options.stagger is not None and writing.fills(model):
+        raise ValueError(
+            f"--stagger is for models of vectors; {printable(name)} fills "
+            "masks: leave it out, or choose an --order"
+        )
 
 
 def _model_of(name):
@@ -138,12 +172,15 @@ def any_model(name):
             f"{EXACT} knows its texts by heart: there is nothing to measure"
         )
     name = _model_of(name)
-    file = resources.locate(name) / "config.json"
-    try:
-        config = json.loads(file.read_text("utf-8"))
-        kind = config.get("model_type")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        kind = None  # loading will say what is wrong
-    if kind == "gpt2":
+    if _kind(name) == "gpt2":
         return resources.load_backbone(name)
     return load(name)
+
+
+def _kind(name):
+    """The architecture that a model names; None if it names none."""
+    file = resources.locate(name) / "config.json"
+    try:
+        return json.loads(file.read_text("utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None  # loading will say what is wrong

@@ -8,20 +8,30 @@ from .printing import printable
 
 __all__ = [
     "EXACT",
+    "GAUSSIAN",
     "MODEL",
+    "NOISES",
     "ONLY_PROPOSAL",
     "PROPOSAL",
     "SETTINGS",
+    "STEPS",
     "build_parser",
 ]
 
 MODEL = "tales-dblm"  # what `sample` uses
 EXACT = "exact"  # in the place of a model: a denoiser that knows its texts
 
+# Steps in which `sample` writes: out of noise, and out of masks.
+STEPS = {"noise": 32, "masks": 64}
+
 _MOST = 1_000_000  # where a whole number is asked for
+
+GAUSSIAN = "gaussian"
+NOISES = (GAUSSIAN, "mask", "uniform", "hybrid")
 
 # Settings that `train` writes down and that `--resume` reads again.
 SETTINGS = {
+    "noise": GAUSSIAN,
     "recipe": "repaired",
     "text": "tales",
     "backbone": "tales-gpt2",
@@ -54,6 +64,8 @@ examples:
   dblm sample --show -n 1 --steps 12        the way there, step by step
   dblm sample --prompt "One sunny morning," --seed 3
   dblm sample my-run --steps 16             by what 'dblm train' left there
+  dblm sample tales-mdlm --order entropy --show
+                                            masks, filled in one by one
   dblm sample exact                         by a denoiser that is always right
 
 Without a name the book's own tales-dblm is used. 'exact' is the denoiser of
@@ -66,6 +78,7 @@ examples:
   dblm eval tales-dblm --samples 100 --steps 8
   dblm eval tales-gpt2                      its twin, from left to right
   dblm eval my-run/final --samples 100 --steps 64 --continued 0
+  dblm eval tales-mdlm                      masks: also its nats a tale
 
 Each table says of the texts written in one way which share of them hold
 together, what the autoregressive judge tales-gpt2 gives them beside real
@@ -78,6 +91,7 @@ examples:
   dblm train --out my-run                   Tiny Tales, 1000 steps
   dblm train --out my-run --resume          go on where it stopped
   dblm train --text my-stories.txt --out my-run --steps 2000
+  dblm train --noise mask --out my-run      masks in place of noise
   dblm train --recipe proposal --out my-run
   dblm train --proposal --out my-run        the first proposal's 100 steps
 
@@ -86,6 +100,9 @@ chapter 7. Of its steps a tenth, 300 at most, go into a short run
 over a wide range of noise, to whose loss the range is fitted; about a sixth,
 at most 1000 or a tenth, into looking at clean neighbours only; in the others
 it learns all together.
+
+With --noise mask the same network learns to fill in masked tokens, in one
+part. The recipes are of Gaussian noise, and so is what is said of its parts.
 
 --out keeps checkpoints while training runs, and the trained model in
 OUT/final, which 'dblm sample OUT' reads. OUT/run.json keeps the
@@ -171,9 +188,29 @@ def _add_sample(commands):
     add(
         "--steps",
         type=_whole,
-        default=32,
         metavar="N",
-        help="reverse steps (default 32)",
+        help=f"reverse steps (default {STEPS['noise']}); with masks, "
+        f"evaluations of the network at most (default {STEPS['masks']})",
+    )
+    add(
+        "--order",
+        metavar="NAME",
+        help="which masks are filled first: left-to-right, entropy, random, "
+        "... (models trained with masks only)",
+    )
+    add(
+        "--stagger",
+        type=_none_or_rate,
+        metavar="X",
+        help="how far the left is ahead of the right; 0: not at all (models "
+        "of vectors only)",
+    )
+    add(
+        "--temperature",
+        type=_none_or_rate,
+        metavar="X",
+        help="below 1 leans to the probable, and to less variety; 0, with "
+        "masks, writes only that (default: the model's own)",
     )
     add(
         "--length",
@@ -191,14 +228,19 @@ def _add_sample(commands):
     add(
         "--show",
         action="store_true",
-        help="first, how the denoiser's guess of the first text changes",
+        help="first, how the denoiser's guess of the first text changes, or "
+        "how its masks are filled",
     )
 
 
 def _add_eval(commands):
     sub = _command(commands, "eval", "measure what a model writes", _EVAL)
     add = sub.add_argument
-    add("name", metavar="NAME", help="tales-dblm, tales-gpt2, or a folder")
+    add(
+        "name",
+        metavar="NAME",
+        help="tales-dblm, tales-mdlm, tales-gpt2, or a folder",
+    )
     add(
         "--samples",
         type=_whole,
@@ -217,9 +259,9 @@ def _add_eval(commands):
         "--steps",
         type=_whole,
         nargs="+",
-        default=[64, 16, 8],
         metavar="N",
-        help="numbers of reverse steps; prompts get the first (64 16 8)",
+        help="numbers of reverse steps; prompts get the first (64 16 8; "
+        "with masks 64 32 16 8)",
     )
     add("--seed", type=_seed, default=0, metavar="N", help=_SEED)
     add("--json", action="store_true", help="print JSON")
@@ -241,10 +283,17 @@ def _add_train(commands):
         "--out", required=True, help="folder of the run, new or empty"
     )
     sub.add_argument(
+        "--noise",
+        choices=NOISES,
+        help="what is done to the texts: noise on their vectors, or tokens "
+        "that are masked, replaced by others, or both (default "
+        f"{SETTINGS['noise']})",
+    )
+    sub.add_argument(
         "--recipe",
         choices=("repaired", "proposal"),
-        help="the model with all repairs of Part II, or the one of Part I, "
-        f"which writes no text (default {SETTINGS['recipe']})",
+        help="of Gaussian noise: the model with all repairs of Part II, or "
+        f"the one of Part I, which writes no text (default {SETTINGS['recipe']})",
     )
     add("--text", "tales, tinystories or a text file", metavar="TEXT")
     add("--backbone", "the GPT-2 to start from: name or folder", str, "NAME")
@@ -339,6 +388,16 @@ def _none_or_more(value):
     return 0 if value == "0" else _whole(value)
 
 
+def _none_or_rate(value):
+    """A finite number of at least 0, for argparse."""
+    number = _number(value)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"must be 0, or positive and finite, not {number}"
+        )
+    return number
+
+
 def _seed(value):
     """A whole number of at least 0 that a generator takes, for argparse."""
     digits = value.isascii() and value.isdigit() and len(value) <= 10
@@ -352,17 +411,22 @@ def _seed(value):
 
 def _rate(value):
     """A positive and finite number, for argparse."""
-    try:
-        number = float(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{_short(value)} is no number"
-        ) from None
+    number = _number(value)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(
             f"must be positive and finite, not {number}"
         )
     return number
+
+
+def _number(value):
+    """Any number, for argparse."""
+    try:
+        return float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{_short(value)} is no number"
+        ) from None
 
 
 def _short(value):

@@ -69,4 +69,9 @@ def _brief(value):
         if "slot_distance" in value:
             share += f" (slot distance {value['slot_distance']:.3f})"
         return share
+    if isinstance(value, dict) and "bound_nats_per_tale" in value:
+        return (
+            f"{value['bound_nats_per_tale']:.2f} by the bound (exact "
+            f"{value['exact_nats_of_these']:.2f})"
+        )
     return value

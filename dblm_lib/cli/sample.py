@@ -3,17 +3,19 @@
 import math
 import sys
 
-from .models import check_room, default_model, load
+from .models import check_kind, check_room, default_model, load
+from .parser import STEPS
 from .printing import printable, say
 
 __all__ = ["run"]
 
 _TOGETHER = 1000  # texts
+_ASKED = ("order", "stagger", "temperature")  # of the sampler
 
 
 def run(options):
     """Let a denoiser write, and print what it wrote."""
-    from .. import decoding
+    from .. import decoding, writing
 
     name = options.name if options.model is None else options.model
     if None not in (options.name, options.model) and (
@@ -25,13 +27,16 @@ def run(options):
         )
     name = default_model() if name is None else name
     model, tokenizer = load(name, length=options.length)
+    check_kind(name, model, options)
     length = options.length or decoding.canvas_of(model)
     check_room(name, model, length)
     if options.prompt is not None:
         _check_prompt(options.prompt, tokenizer, length)
     found = _write(options, model, tokenizer, length)
     first = next(found)
-    if options.show:
+    if options.show and writing.fills(model):
+        _show_filling(first.course, model.config.mask_id, tokenizer)
+    elif options.show:
         _show(first.trajectory, model.schedule, tokenizer)
     texts = [*first.texts, *(words for more in found for words in more.texts)]
     _print_texts(texts, options.check)
@@ -41,11 +46,14 @@ def _write(options, model, tokenizer, length):
     """Write the texts, some hundred at once: memory has an end."""
     import torch
 
-    from .. import decoding
+    from .. import decoding, writing
 
+    masked = writing.fills(model)
+    asked = {name: getattr(options, name) for name in _ASKED}
+    asked = {name: value for name, value in asked.items() if value is not None}
     generator = torch.Generator().manual_seed(options.seed)
     for begin in range(0, options.count, _TOGETHER):
-        yield decoding.generate(
+        yield (writing if masked else decoding).generate(
             model,
             tokenizer,
             options.prompt,
@@ -53,8 +61,9 @@ def _write(options, model, tokenizer, length):
             generator=generator,
             max_length=length,
             num_return_sequences=min(_TOGETHER, options.count - begin),
-            num_steps=options.steps,
+            num_steps=options.steps or STEPS["masks" if masked else "noise"],
             progress=sys.stderr.isatty(),
+            **asked,
         )
 
 
@@ -81,6 +90,20 @@ def _show(path, schedule, tokenizer, lines=16):
     for t, ids in list(zip(path.times, path.ids))[::every]:
         words = text.decode_batch(ids[:1], tokenizer)[0]
         say(printable(words), f"{float(schedule.noise_level(t)):7.2f}  ")
+    print()
+
+
+def _show_filling(course, mask_id, tokenizer, lines=16):
+    """Print the canvas of the first text before `lines` steps at most."""
+    from .. import writing
+
+    print("How the first text is filled in:")
+    print("  masks  the canvas, an underscore for each mask")
+    every = math.ceil(max(1, len(course.canvases)) / lines)
+    for canvas in [*course.canvases[::every], course.ids]:
+        row = canvas[0].cpu()
+        line = writing.words(row, tokenizer, mask_id).lstrip()
+        say(printable(line), f"{int((row == mask_id).sum()):7}  ")
     print()
 
 

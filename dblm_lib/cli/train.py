@@ -2,13 +2,14 @@
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 import re
 import sys
 
 from .. import resources, storage
-from .parser import ONLY_PROPOSAL, PROPOSAL, SETTINGS
+from .parser import GAUSSIAN, ONLY_PROPOSAL, PROPOSAL, SETTINGS
 from .printing import note, paste, printable
 
 __all__ = ["run"]
@@ -127,8 +128,10 @@ def _read(file):
                 f"{file} names no owner: it is of an early version, or of "
                 "another program; give another folder"
             )
-        # Before there were two recipes there was the proposal's.
-        kept = {"recipe": "proposal"} | record["settings"]
+        # Before there were two recipes there was the proposal's, and before
+        # there were masks all noise was Gaussian.
+        early = {"recipe": "proposal", "noise": GAUSSIAN}
+        kept = early | record["settings"]
         settings = {name: kept[name] for name in SETTINGS}
         wrong = [
             name
@@ -215,6 +218,14 @@ def _given(options):
 
 def _settings(given):
     """All settings of a new run; refuse those of another recipe."""
+    if given.get("noise", GAUSSIAN) != GAUSSIAN:
+        wrong = [n for n in ("recipe", *ONLY_PROPOSAL) if given.get(n)]
+        if wrong:
+            raise ValueError(
+                f"--{wrong[0]} is known to --noise {GAUSSIAN} only: leave it "
+                f"out, or the noise {given['noise']}"
+            )
+        return {**SETTINGS, "recipe": "masked"} | given
     named = given.get("recipe")
     recipe = "proposal" if given.get("proposal") else SETTINGS["recipe"]
     settings = {**SETTINGS, "recipe": named or recipe}
@@ -279,11 +290,37 @@ def _canvases(settings, texts, backbone, seq_len, start=0):
     return text.encode_batch(texts, backbone.tokenizer, seq_len)
 
 
-# --- the two recipes ---------------------------------------------------------
+# --- the recipes ------------------------------------------------------------
 
 
-class _Proposal:
-    """The model of Part I: one training, by the squared error."""
+class _InOnePart:
+    """One training of ``model`` on ``texts``, with its ``config``."""
+
+    def plan(self):
+        return f"{self.config.steps} steps"
+
+    def check(self, out):
+        """Its checkpoints lie in the folder itself, and are checked there."""
+
+    def train(self, out, resume):
+        from .. import training
+
+        history = training.train(
+            self.model,
+            *self.texts,
+            self.config,
+            folder=out,
+            resume=resume,
+            progress=sys.stderr.isatty(),
+        )
+        return self.model, history
+
+    def kept(self, out):
+        return _last_step(out)
+
+
+class _Proposal(_InOnePart):
+    """The model of Part I: trained by the squared error."""
 
     def __init__(self, settings):
         from .. import denoiser, text, training
@@ -326,27 +363,54 @@ class _Proposal:
             save_every=max(1, steps // 5),
         )
 
-    def plan(self):
-        return f"{self.config.steps} steps"
 
-    def check(self, out):
-        """Its checkpoints lie in the folder itself, and are checked there."""
+class _Masked(_InOnePart):
+    """The model of Part III, which works on tokens."""
 
-    def train(self, out, resume):
-        from .. import training
+    def __init__(self, settings):
+        from .. import ladder, masked, text
 
-        history = training.train(
-            self.model,
-            *self.texts,
-            self.config,
-            folder=out,
-            resume=resume,
-            progress=sys.stderr.isatty(),
+        fields = _fields_of_noise(settings["noise"])
+        steps = settings["steps"]
+        self.config = ladder.recipe(
+            ladder.REPAIRED,
+            steps=steps,
+            batch_size=settings["batch_size"],
+            learning_rate=settings["learning_rate"],
+            seed=settings["seed"],
+            warmup=min(100, steps // 3),
+            ema=max(0.0, min(0.998, 1 - 10 / steps)),
+            save_every=min(250, max(1, steps // 5)),
         )
-        return self.model, history
+        # What the backbone does not bring begins by chance.
+        resources.seed_everything(settings["seed"])
+        corpus = text.load(settings["text"])
+        backbone = resources.load_backbone(settings["backbone"])
+        self.tokenizer = backbone.tokenizer
+        seq_len = settings["seq_len"]
+        ids, mask = _canvases(settings, corpus.train, backbone, seq_len, 1)
+        cut = text.count_cut(ids, mask, self.tokenizer)
+        self.said = _what_is_cut(corpus, cut, seq_len)
+        # Every position counts: the model also says where a text ends.
+        self.texts = ids, mask.new_ones(mask.shape)
+        model = masked.MaskedDenoiser.from_backbone(
+            backbone, seq_len=seq_len, **fields
+        )
+        self.model = model.to(resources.device())
 
-    def kept(self, out):
-        return _last_step(out)
+
+def _fields_of_noise(noise):
+    """The fields of `MaskedConfig` that ask for a noise."""
+    from .. import masked
+
+    if "noise" in inspect.signature(masked.MaskedConfig).parameters:
+        return {"noise": noise}
+    if noise != "mask":
+        raise ValueError(
+            f"no model with the noise {noise!r} is known to this version: "
+            f"train with --noise mask or --noise {GAUSSIAN}"
+        )
+    return {}
 
 
 class _Repaired:
@@ -436,7 +500,7 @@ class _Repaired:
         return kept
 
 
-_JOBS = {"repaired": _Repaired, "proposal": _Proposal}
+_JOBS = {"repaired": _Repaired, "proposal": _Proposal, "masked": _Masked}
 
 
 def _duration(seconds):

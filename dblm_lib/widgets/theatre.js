@@ -21,11 +21,18 @@ window.dblmStart("theatre", (root, data, step, option) => {
       const at = step * panel.n + k;
       const word = data.v[read(panel.f, at, data.wide)];
       const settled = isFinal(panel, k);
+      const masked = data.blank !== null && word === data.blank;
+      const isNew =
+        data.blank !== null &&
+        step > 0 &&
+        word !== data.v[read(panel.f, at - panel.n, data.wide)];
+      let mark = settled ? "" : "dblm-still-changes ";
+      if (isNew) mark += "dblm-new ";
+      if (masked) mark = "dblm-blank ";
       const span = document.createElement("span");
-      span.className =
-        (settled ? "" : "dblm-still-changes ") + (ended ? "dblm-beyond" : "");
-      span.title = data.words[+settled];
-      if (panel.c) {
+      span.className = mark + (ended ? "dblm-beyond" : "");
+      span.title = data.words[masked ? 3 : +settled];
+      if (panel.c && (masked || data.blank === null)) {
         const sure = (read(panel.c, at, 1) / 63).toFixed(2);
         span.style.setProperty("--v", sure);
         span.title = `${data.label} ${sure}, ${span.title}`;
@@ -34,11 +41,11 @@ window.dblmStart("theatre", (root, data, step, option) => {
         span.textContent = ended ? beyond : end;
         ended = true;
       } else {
-        span.textContent = word.replace(
-          /\n/g,
-          ended ? newline : `${newline}\n`,
-        );
-        if (!ended) said += (k ? data.gap : "") + word;
+        span.textContent = masked
+          ? data.mask
+          : word.replace(/\n/g, ended ? newline : `${newline}\n`);
+        const heard = masked ? ` ${data.mask}` : word;
+        if (!ended) said += (k ? data.gap : "") + heard;
       }
       if (k && data.gap) box.append(data.gap);
       box.append(span);

@@ -1,4 +1,4 @@
-"""Several texts coming out of noise, models side by side."""
+"""Several texts coming out of noise or masks, models side by side."""
 
 import string
 from html import escape
@@ -20,7 +20,8 @@ _LETTERS += string.digits + "-_"
 _SUREST = len(_LETTERS) - 1  # one letter a confidence
 
 _MARKS = ["∎", " ·", "↵"]  # the end, an end after the end, a line break
-_FATES = ["will still change", "final", " positions are final"]
+_FATES = ["will still change", "final", " positions are final", "masked"]
+_MASK = "_"  # in the place of a word
 
 
 def theatre(
@@ -35,6 +36,7 @@ def theatre(
     notes=None,
     panel_notes=None,
     end="<|endoftext|>",
+    blank=None,
     separator="",
     title="",
     start=0,
@@ -48,7 +50,10 @@ def theatre(
     As `token_explorer`, with a menu of tales and a panel a model. A token
     that will still change before the end is italic and has a dotted line
     under it. The first end-of-text token is a small square; what
-    stands after it is faint and not counted as text.
+    stands after it is faint and not counted as text. With ``blank`` texts
+    come out of masks: a mask is a muted blank, coloured by the confidence
+    of what may stand there; a token written in this step has a line under
+    it, and one that is masked again turns back.
 
     Parameters
     ----------
@@ -75,6 +80,9 @@ def theatre(
         that are final, for instance its noise level.
     end : str, optional
         The end-of-text token; None if there is none.
+    blank : str, optional
+        The token that stands for a mask, such as `writing.BLANK`; what
+        `writing.frames` makes of a recorded course are frames with it.
     separator, title, start, play, autoplay, interval, name
         As in `token_explorer`.
 
@@ -101,6 +109,11 @@ def theatre(
     ...         alt="Two words.", panel_labels=["repaired"])
     <interactive figure dblm-stage>
     """
+    if blank is not None and (not isinstance(blank, str) or blank == end):
+        raise ValueError(
+            "blank must be the text that stands for a mask, and not the "
+            f"end-of-text token; got {blank!r}"
+        )
     names = read_texts(panel_labels, len(panel_labels), "panel_labels")
     labels, plays = _plays(tales, len(names))
     count = len(plays[0][0]["rows"])
@@ -136,6 +149,8 @@ def theatre(
         ],
         "gap": separator,
         "end": end,
+        "blank": blank,
+        "mask": _MASK,
         "marks": _MARKS,
         "words": _FATES,
         "names": [f"{label}: " if label else "" for label in names],
@@ -269,21 +284,31 @@ def _final(panel, i):
 def _stage(panel, i, data, label):
     """One panel's text at one step, as the script draws it."""
     spans, text, ended = [], [], False
+    blank = data["blank"]
     for k, token in enumerate(panel["rows"][i]):
         moves = i < panel["settled"][k]
-        fate = _FATES[0] if moves else _FATES[1]
-        mark = "dblm-still-changes " if moves else ""
+        masked = blank is not None and token == blank
+        fate = _FATES[3 if masked else not moves]
+        if masked:
+            mark = "dblm-blank "
+        else:
+            mark = "dblm-still-changes " if moves else ""
+            mark += "dblm-new " if _is_new(panel, i, k, blank) else ""
         mark += "dblm-beyond" if ended else ""
         style = ""
-        if panel["sure"]:
+        if panel["sure"] and (masked or blank is None):
             sure = f"{panel['sure'][i][k] / _SUREST:.2f}"
             style = f' style="--v:{sure}"'
             fate = f"{data['label']} {sure}, {fate}"
         shown = token.replace("\n", _MARKS[2] if ended else _MARKS[2] + "\n")
         if token == data["end"]:
             shown, ended = _MARKS[ended], True
-        elif not ended:
-            text.append(token)
+            said = ""
+        else:
+            shown = _MASK if masked else shown
+            said = f" {_MASK}" if masked else token
+        if not ended:
+            text.append(said)
         spans.append(
             f'<span class="{mark}" title="{escape(fate)}"{style}>'
             f"{escape(shown)}</span>"
@@ -296,12 +321,25 @@ def _stage(panel, i, data, label):
     )
 
 
+def _is_new(panel, i, k, blank):
+    """Whether a token was written in this step, among masks."""
+    rows = panel["rows"]
+    return blank is not None and i > 0 and rows[i - 1][k] != rows[i][k]
+
+
 def _stage_legend(plays, value_label, data):
     """Say what a token's looks mean; only what occurs."""
+    looks = [("dblm-still-changes", "word", _FATES[0])]
+    if data["blank"] is not None:
+        looks = [
+            ("dblm-blank", _MASK, _FATES[3]),
+            ("dblm-new", "word", "written in this step"),
+            *(looks if _some_turn_back(plays, data["blank"]) else []),
+        ]
     rows = [
-        f'<span><span class="dblm-tokens"><span class="{mark}">word</span>'
+        f'<span><span class="dblm-tokens"><span class="{mark}">{word}</span>'
         f"</span> {fate}</span>"
-        for mark, fate in zip(["dblm-still-changes", ""], _FATES, strict=False)
+        for mark, word, fate in [*looks, ("", "word", _FATES[1])]
     ]
     if data["end"] in data["v"]:
         rows.append(f"<span>{_MARKS[0]} end of the text</span>")
@@ -311,3 +349,14 @@ def _stage_legend(plays, value_label, data):
             'aria-hidden="true"></span> 1</span>'
         )
     return f'<p class="dblm-legend">{"".join(rows)}</p>'
+
+
+def _some_turn_back(plays, blank):
+    """Whether a token is written that does not stay."""
+    return any(
+        i < panel["settled"][k] and token != blank
+        for panels in plays
+        for panel in panels
+        for i, row in enumerate(panel["rows"])
+        for k, token in enumerate(row)
+    )
