@@ -155,6 +155,7 @@ def write(
     prompts=None,
     batch_size=50,
     bar=None,
+    nfe=None,
     **sampler,
 ):
     """Let a model write: a denoiser of either kind, or a language model.
@@ -175,6 +176,9 @@ def write(
         gives other texts.
     bar : progress bar, optional
         Moved by one a text and step.
+    nfe : list, optional
+        Takes the number of evaluations of each text, of a model that fills
+        masks.
     **sampler
         Other options of `decoding.generate_ids`, or of
         `writing.generate_ids` for a masked model; a language model knows
@@ -207,14 +211,17 @@ def write(
         which = {"num_return_sequences": size}
         if prompts:
             which = {"prompt": prompts[i : i + size]}
-        texts += by.generate(
+        made = by.generate(
             model,
             tokenizer,
             num_steps=num_steps,
             generator=generator,
             **which,
             **sampler,
-        ).texts
+        )
+        texts += made.texts
+        if nfe is not None and by is writing:
+            nfe += made.course.nfe.tolist()
         bar.update(size * num_steps)
     return texts
 
@@ -230,12 +237,11 @@ def steps_of(model):
 
 
 def nats(model, tokenizer, texts, rounds=_ROUNDS, ordered=_ORDERED):
-    """What a masked model's bound and chain rule say of tales.
+    """What the bound and the chain rule of a model of tokens say of tales.
 
     Parameters
     ----------
     model : MaskedDenoiser
-        Trained with masks.
     tokenizer : transformers.PreTrainedTokenizerFast
     texts : list of str
         Tales of the grammar, which knows their exact probability. They are
@@ -252,20 +258,21 @@ def nats(model, tokenizer, texts, rounds=_ROUNDS, ordered=_ORDERED):
         ``texts``, how many; ``entropy_nats_per_tale`` of the grammar;
         ``exact_nats_of_these``; ``bound_nats_per_tale``;
         ``bound_above_exact``, from differences tale by tale, its standard
-        error and its percentage; ``left_to_right_above_exact``, by the chain
-        rule, of the first ``left_to_right_texts``. The two bounds with their
-        95 % intervals.
+        error and its percentage; of a model trained with masks also
+        ``left_to_right_above_exact``, by the chain rule, of the first
+        ``left_to_right_texts``. Bounds and differences with their 95 %
+        intervals.
 
     Raises
     ------
     TypeError
-        If the model was not trained with masks: this bound is not its own.
+        If the model does not work on tokens: this bound is not its own.
     ValueError
         If no tale fits.
     """
     if not has_nats(model):
         raise TypeError(
-            "the bound is that of models trained with masks; got a "
+            "the bound is that of models that work on tokens; got a "
             f"{type(model).__name__}"
         )
     fits = _fits(model, tokenizer, texts)
@@ -279,13 +286,15 @@ def nats(model, tokenizer, texts, rounds=_ROUNDS, ordered=_ORDERED):
     ids, _ = text.encode_batch(texts, tokenizer, _canvas_of(model))
     ids = ids.to(model.device)
     exact = likelihood.exact(texts)
-    with torch.no_grad():
+    if masks := writing.noise_of(model) == "mask":
         bound = likelihood.bound(
             model, ids, mask_id, draw="counts", rounds=rounds
         )
-        few = likelihood.chain_rule(model, ids[:ordered], mask_id)
+    else:
+        bound = likelihood.noised_bound(
+            lambda zt, t: model(zt, t=t), ids, model.process, rounds
+        )
     above = bound.minus(exact)
-    left = few.minus(likelihood.exact(texts[:ordered]))
     found = {
         "texts": len(texts),
         "entropy_nats_per_tale": tales.entropy(),
@@ -296,16 +305,21 @@ def nats(model, tokenizer, texts, rounds=_ROUNDS, ordered=_ORDERED):
         "bound_above_exact_interval": _interval(above),
         "bound_above_exact_error": above.error,
         "bound_above_exact_percent": 100 * above.mean / exact.mean,
-        "left_to_right_above_exact": left.mean,
-        "left_to_right_above_exact_interval": _interval(left),
-        "left_to_right_texts": len(ids[:ordered]),
     }
+    if masks:
+        few = likelihood.chain_rule(model, ids[:ordered], mask_id)
+        left = few.minus(likelihood.exact(texts[:ordered]))
+        found |= {
+            "left_to_right_above_exact": left.mean,
+            "left_to_right_above_exact_interval": _interval(left),
+            "left_to_right_texts": len(ids[:ordered]),
+        }
     return {name: _rounded(value) for name, value in found.items()}
 
 
 def has_nats(model):
     """Whether `nats` can say something of a model."""
-    return writing.fills(model) and writing.noise_of(model) == "mask"
+    return writing.fills(model)
 
 
 def _interval(figure):
@@ -408,15 +422,17 @@ def evaluate(
     Returns
     -------
     dict
-        Title -> what `metrics.report` says, rounded, and ``seconds``. Titles
+        Title -> what `metrics.report` says, rounded, and ``seconds``; of a
+        model that fills masks also ``nfe``, evaluations a text. Titles
         are ``"64 steps"`` and so on (or ``"left to right"``), ``"64 steps,
         plain"`` if the model names a sampler of its own (see `DBLMConfig`)
         and a quarter of the texts do without it, ``"64 steps, random
-        order"`` of as many texts of a masked model, ``"beginnings"``,
-        ``"prompts"``, and ``"real tales"`` for comparison: held-out ones,
-        with which the judge's figures are compared, on the same part of the
-        text. No setting was chosen by these tales, nor by texts of seed 0.
-        Of a masked model also ``"nats a tale"``, what `nats` says of them.
+        order"`` of as many texts of a masked model (``"no edits"`` of one of
+        hybrid noise), ``"beginnings"``, ``"prompts"``, and ``"real tales"``
+        for comparison: held-out ones, with which the judge's figures are
+        compared, on the same part of the text. No setting was chosen by
+        these tales, nor by texts of seed 0. Of a model of tokens also
+        ``"nats a tale"``, what `nats` says of them.
     """
     steps = steps or steps_of(model)
     judge = resources.load_backbone(JUDGE)
@@ -431,14 +447,25 @@ def evaluate(
     )
     for title, (n, count, given, sampler) in jobs.items():
         start = time.perf_counter()
+        nfe = []
         texts = write(
-            model, tokenizer, count, n, seed, given, bar=bar, **sampler
+            model,
+            tokenizer,
+            count,
+            n,
+            seed,
+            given,
+            bar=bar,
+            nfe=nfe,
+            **sampler,
         )
         seconds = time.perf_counter() - start
         if title == "prompts":
             texts, given = _behind_openings(texts, given)
         score = real.get(title, real["whole"])
         found[title] = measured(judge, texts, given or None, score)
+        if nfe:
+            found[title]["nfe"] = round(sum(nfe) / len(nfe), 2)
         found[title]["seconds"] = round(seconds, 1)
     bar.close()
     found["real tales"] = measured(judge, whole)
@@ -468,8 +495,11 @@ def _jobs(model, tokenizer, samples, steps, held_out, starts):
 def _for_comparison(model):
     """Other samplers, which write a quarter of the texts."""
     if writing.fills(model):
-        masks = writing.noise_of(model) == "mask"
-        return {"random order": {"order": "random"}} if masks else {}
+        return {
+            "mask": {"random order": {"order": "random"}},
+            "hybrid": {"no edits": {"edit": 2.0}},
+            "uniform": {},
+        }[writing.noise_of(model)]
     own = diffuses(model) and model.config.sampler
     return {"plain": decoding.SAMPLER} if own else {}
 

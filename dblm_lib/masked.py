@@ -31,6 +31,7 @@ from .denoiser import (
 __all__ = [
     "DRAWS",
     "NOISES",
+    "TRAINED_WITH",
     "WEIGHTINGS",
     "MaskedConfig",
     "MaskedDenoiser",
@@ -38,6 +39,12 @@ __all__ = [
 ]
 
 NOISES = ("mask", "uniform", "hybrid")
+# Fields that the book trains a model of each noise with.
+TRAINED_WITH = {
+    "mask": {"draws": "counts"},
+    "uniform": {"conditioning": "time", "low": 1 / 64},
+    "hybrid": {"conditioning": "time", "low": 1 / 64},
+}
 WEIGHTINGS = ("1/t", "mean")
 DRAWS = ("times", "counts")
 

@@ -15,12 +15,12 @@ from . import checks, noising, processes
 from .masking import carry_over, check_logits, look_up
 from .schedules import check_num_steps
 from .unmasking import (
-    ORDERS,
     Course,
     Step,
     accept,
     check_sampling,
     draw_tokens,
+    rule_of,
 )
 
 __all__ = [
@@ -354,6 +354,7 @@ def revise(
     temperature=1.0,
     dtype=torch.float64,
     record=False,
+    **options,
 ):
     """Fill masks in an order, and write over tokens that no longer fit.
 
@@ -381,6 +382,8 @@ def revise(
         any, tokens are only overwritten.
     generator, temperature, dtype, record
         See `unmasking.unmask`.
+    **options
+        Of the order, such as ``tau``.
 
     Returns
     -------
@@ -388,7 +391,7 @@ def revise(
         With ``changed``, shape ``(batch, length)``: how often a token was
         overwritten.
     """
-    rule = order if callable(order) else look_up("order", order, ORDERS)
+    rule = rule_of(order, options)
     num_steps = check_num_steps(num_steps)
     check_sampling(canvas, temperature, dtype)
     for name, value in (("edit", edit), ("filling", filling)):

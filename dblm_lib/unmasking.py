@@ -37,6 +37,7 @@ __all__ = [
     "race_share",
     "random",
     "remask_share",
+    "rule_of",
     "threshold",
     "unmask",
 ]
@@ -181,17 +182,19 @@ def random(step):
 def left_to_right(step, tau=None):
     """The leftmost masks.
 
-    With ``tau`` also, wherever they stand, all masks whose best token is
-    more probable than that: `threshold` from the left. With one mask a step
-    from the left, unsure tokens are then drawn one after the other, and only
-    those that hardly depend on chance are drawn together.
+    With ``tau`` only the leftmost, and wherever they stand all masks whose
+    best token is more probable than that: tokens that are unsure are drawn
+    one after the other, and only those that hardly depend on chance
+    together. The last step reveals what is left.
     """
     length = step.ids.shape[1]
     place = torch.arange(length, 0, -1, device=step.ids.device)
-    first = step.best(place.double().expand(step.ids.shape))
+    place = place.double().expand(step.ids.shape)
     if tau is None:
-        return first
-    return first | (step.masked & (step.probs.amax(-1) > tau))
+        return step.best(place)
+    masks = step.masked.sum(1)
+    step.quota = torch.where(step.quota < masks, 1, step.quota)
+    return step.best(place) | (step.masked & (step.probs.amax(-1) > tau))
 
 
 def confidence(step):
@@ -261,8 +264,8 @@ ORDERS = {
 }
 
 
-def _rule(order, options):
-    """The order that is meant, with its options filled in."""
+def rule_of(order, options):
+    """The order that is meant, a name or a callable, its options filled in."""
     rule = order if callable(order) else look_up("order", order, ORDERS)
     known = list(inspect.signature(rule).parameters)[1:]
     for name in options:
@@ -489,7 +492,7 @@ def unmask(
         If an option means nothing, or the order does not have it, or the
         network's answer has another shape.
     """
-    rule = _rule(order, options)
+    rule = rule_of(order, options)
     timed = rule.func is ancestral
     check_sampling(canvas, temperature, dtype)
     if not timed and (stagger or remask is not None):

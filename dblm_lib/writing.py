@@ -10,10 +10,19 @@ from dataclasses import dataclass
 
 import torch
 
-from . import decoding, masked, prompts, resources, text, unmasking
+from . import (
+    decoding,
+    masked,
+    prompts,
+    renoising,
+    resources,
+    text,
+    unmasking,
+)
 
 __all__ = [
     "BLANK",
+    "DOUBT",
     "SAMPLER",
     "SAMPLERS",
     "Written",
@@ -27,9 +36,16 @@ __all__ = [
 ]
 
 # How masks are filled if neither the call nor the model says.
-SAMPLER = {"order": "left-to-right"}
+SAMPLER = {"order": "left-to-right", "tau": 0.99}
 # The same for each noise that a model may be trained with.
-SAMPLERS = {"mask": SAMPLER}
+SAMPLERS = {
+    "mask": SAMPLER,
+    "uniform": {},
+    "hybrid": SAMPLER | {"edit": 0.9},
+}
+# What share of a canvas without masks a model of hybrid noise is told to be
+# noised: at 0 it would take all that it has written for right.
+DOUBT = 0.1
 # Stands for a mask where tokens are words.
 BLANK = "[MASK]"
 
@@ -59,7 +75,7 @@ def fills(model):
 
 def noise_of(model):
     """The noise that a model was trained with: a name in `SAMPLERS`."""
-    return getattr(model.config, "noise", "mask")
+    return model.config.noise
 
 
 def sampler_of(model, asked=None):
@@ -133,8 +149,9 @@ def generate_ids(
     progress : bool
     **sampler
         Options of `unmasking.unmask`, such as ``order`` and
-        ``temperature``; see `sampler_of` for what holds if they are left
-        out.
+        ``temperature``; of `renoising.revise` for a model of hybrid noise,
+        and of `renoising.sample_noised` for one of uniform noise. See
+        `sampler_of` for what holds if they are left out.
 
     Returns
     -------
@@ -161,17 +178,19 @@ def generate_ids(
         total=num_steps, disable=not progress, desc="writing"
     )
 
-    def denoise(ids):
+    def denoise(ids, t=None):
         bar.update(1)
-        return model(ids)
+        return model(ids, t=t)
 
+    if num_steps is None:
+        num_steps = int((~given).sum(dim=1).max()) or 1
     write = _WRITERS[noise_of(model)]
     with bar:
         return write(
             denoise,
             canvas.to(device),
             given.to(device),
-            model.config,
+            model,
             num_steps=num_steps,
             generator=generator,
             record=record,
@@ -179,21 +198,48 @@ def generate_ids(
         )
 
 
-def _unmask(denoise, canvas, given, config, num_steps, **options):
+def _unmask(denoise, canvas, given, model, num_steps, **options):
     """Fill the masks of a canvas."""
-    one_by_one = options["order"] in ("first-hitting", unmasking.first_hitting)
-    if one_by_one and num_steps is not None:
+    mask_id = model.config.mask_id
+    if options["order"] in ("first-hitting", unmasking.first_hitting):
         most = int((~given).sum(dim=1).max())
         num_steps = None if num_steps >= most else num_steps
-    canvas = canvas.masked_fill(~given, config.mask_id)
     return unmasking.unmask(
-        denoise, canvas, config.mask_id, num_steps=num_steps, **options
+        denoise,
+        canvas.masked_fill(~given, mask_id),
+        mask_id,
+        num_steps=num_steps,
+        **options,
     )
 
 
-# How a model of each noise writes: (denoise, canvas, given, config, num_steps,
+def _revise(denoise, canvas, given, model, num_steps, **options):
+    """Fill masks, and write over what no longer fits."""
+    mask_id = model.config.mask_id
+
+    def doubting(ids):
+        share = (ids == mask_id).double().mean(dim=1)
+        return denoise(ids, share.clamp(min=DOUBT))
+
+    return renoising.revise(
+        doubting,
+        canvas.masked_fill(~given, mask_id),
+        mask_id,
+        num_steps=num_steps,
+        **options,
+    )
+
+
+def _renoise(denoise, canvas, given, model, num_steps, **options):
+    """Reverse the noise by its posterior."""
+    return renoising.sample_noised(
+        denoise, canvas, model.process, num_steps, given, **options
+    )
+
+
+# How a model of each noise writes: (denoise, canvas, given, model, num_steps,
 # generator, record, and the options of its sampler) -> Course.
-_WRITERS = {"mask": _unmask}
+_WRITERS = {"mask": _unmask, "hybrid": _revise, "uniform": _renoise}
 
 
 def generate(model, tokenizer, prompt=None, record=False, seed=0, **options):

@@ -1,6 +1,5 @@
 """`dblm train`: the repaired model by default, and Part I's if asked for."""
 
-import inspect
 import json
 import os
 import shutil
@@ -132,22 +131,23 @@ def test_masks_are_trained_as_the_books_model_is(filling, stories, capsys):
 
 
 @pytest.mark.parametrize("noise", ["uniform", "hybrid"])
-def test_a_noise_is_known_once_the_configuration_has_it(
-    noise, capsys, tmp_path, stories, monkeypatch
+def test_other_noises_are_trained_sampled_and_measured(
+    noise, capsys, tmp_path, stories
 ):
-    words = "train", "--out", tmp_path / "r", "--text", stories, *QUICK
-    if "noise" not in inspect.signature(masked.MaskedConfig).parameters:
-        message = mistake(capsys, *words, "--noise", noise)
-        assert f"no model with the noise '{noise}'" in message
-        assert not (tmp_path / "r").exists()
-
-    class Later(masked.MaskedConfig):
-        def __init__(self, noise="mask", **options):
-            super().__init__(**options)
-            self.noise = noise
-
-    monkeypatch.setattr(masked, "MaskedConfig", Later)
-    assert train._fields_of_noise(noise) == {"noise": noise}
+    out = tmp_path / "run"
+    words = "train", "--out", out, "--text", stories, *QUICK
+    assert run(capsys, *words, "--noise", noise)[0] == 0
+    config = masked.load(out / "final").config
+    for name, value in masked.TRAINED_WITH[noise].items():
+        assert getattr(config, name) == value
+    assert config.noise == noise
+    few = "sample", out, "-n", 2, "--steps", 3
+    assert run(capsys, *few, "--show")[0] == 0
+    if noise == "uniform":
+        message = mistake(capsys, *few, "--order", "random")
+        assert "random tokens and knows no masks" in message
+    else:
+        assert run(capsys, *few, "--order", "random")[0] == 0
 
 
 def test_each_recipe_has_its_own_defaults(tmp_path, monkeypatch, stories):

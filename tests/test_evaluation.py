@@ -240,8 +240,6 @@ def test_steps_and_texts_are_those_of_the_kind(
     for who, has in ((model, 0), (filling, 1), (language_model, 0)):
         assert evaluation.has_nats(who) == has
         assert evaluation.diffuses(who) == (who is not language_model)
-    monkeypatch.setattr(filling.config, "noise", "salt", raising=False)
-    assert not evaluation.has_nats(filling)
 
 
 def test_nats_are_those_of_the_bound_and_of_the_chain_rule(filling, tokenizer):

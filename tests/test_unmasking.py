@@ -185,6 +185,10 @@ def test_from_the_left_what_is_sure_is_taken_along():
         )  # fmt: skip
         assert course.revealed.tolist() == [when]
         assert course.nfe.tolist() == [max(when)]
+    course = unmasking.unmask(
+        lambda ids: probs[None].log(), canvas, 2, "left-to-right", 2, tau=0.93
+    )
+    assert course.revealed.tolist() == [[1, 1, 2, 2]]
 
 
 def test_the_entropy_bound_is_its_formula():

@@ -144,12 +144,11 @@ def test_the_sampler_is_the_calls_or_the_models_or_the_books(
 
 def test_another_noise_is_one_more_sampler(tokenizer, monkeypatch):
     model, seen = filler(tokenizer), []
-    assert writing.noise_of(model) == "mask"
-    monkeypatch.setattr(model.config, "noise", "salt", raising=False)
+    monkeypatch.setattr(model.config, "noise", "salt")
     with pytest.raises(ValueError, match="for the noise 'salt'; there is"):
         writing.generate(model, tokenizer)
 
-    def write(denoise, canvas, given, config, **options):
+    def write(denoise, canvas, given, model, **options):
         seen.append((bool(given.any()), options))
         return unmasking.Course(canvas + 5)
 
@@ -160,6 +159,40 @@ def test_another_noise_is_one_more_sampler(tokenizer, monkeypatch):
     prompted, options = seen[0]
     assert not prompted and options.pop("generator").initial_seed() == 1
     assert options == {"num_steps": 9, "record": False, "grains": 3}
+
+
+@pytest.mark.parametrize("noise", ["uniform", "hybrid"])
+def test_models_of_other_noises_write_around_what_is_given(noise, tokenizer):
+    model = filler(tokenizer, noise=noise, conditioning="time")
+    times, forward = [], model.forward
+
+    def watched(ids, *args, t=None, **kwargs):
+        times.append(t)
+        return forward(ids, *args, t=t, **kwargs)
+
+    model.forward = watched
+    half = {"order": "left-to-right", "edit": 1e-9, "filling": 0.5}
+    made = writing.generate(
+        model,
+        tokenizer,
+        PROMPTS,
+        num_steps=5,
+        record=True,
+        **(half if noise == "hybrid" else {}),
+    )
+    assert all(map(str.startswith, made.texts, PROMPTS))
+    assert int(made.ids.max()) < model.config.vocab_size
+    given = made.course.revealed[0] == 0
+    count = len(tokenizer(PROMPTS[0])["input_ids"])
+    assert bool(given[:count].all())
+    least = {"uniform": 0.2, "hybrid": writing.DOUBT}[noise]
+    assert min(float(t.min()) for t in times) == pytest.approx(least)
+    if noise == "hybrid":
+        assert made.course.changed.any()
+        frozen = writing.generate(
+            model, tokenizer, PROMPTS, num_steps=5, edit=2.0
+        )
+        assert not frozen.course.changed.any()
 
 
 def test_first_hitting_needs_a_step_a_token(model, tokenizer):

@@ -24,6 +24,7 @@ _FIGURES = (
     ("distinct_2", "different pairs of tokens", "share"),
     ("repeats", "tokens like their left neighbour", "share"),
     ("tokens", "tokens a text", "number"),
+    ("nfe", "evaluations a text", "number"),
 )
 # The same of what a masked model gives to tales.
 _NATS = (
@@ -122,9 +123,10 @@ def _print_report(title, report, recorded):
 
 def _print_nats(report, recorded):
     """Print what a masked model gives to tales, beside the truth."""
+    left = report.get("left_to_right_texts")
     print(
-        f"\nnats a tale, of {report['texts']:,} held-out tales (from left to "
-        f"right: {report['left_to_right_texts']})"
+        f"\nnats a tale, of {report['texts']:,} held-out tales"
+        + (f" (from left to right: {left})" if left else "")
     )
     _print_figures(_NATS, report, recorded)
     print(f"  the bound is {report['bound_above_exact_percent']:.1f} % above")

@@ -122,6 +122,11 @@ def check_kind(name, model, options):
                 "model of vectors, which writes everywhere at once: leave it "
                 "out, or name a model trained with masks"
             )
+        if writing.noise_of(model) == "uniform":
+            raise ValueError(
+                f"--order says how masks are filled; {printable(name)} was "
+                "trained with random tokens and knows no masks: leave it out"
+            )
     if options.stagger is not None and writing.fills(model):
         raise ValueError(
             f"--stagger is for models of vectors; {printable(name)} fills "

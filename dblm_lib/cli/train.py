@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import inspect
 import json
 import os
 import re
@@ -370,7 +369,8 @@ class _Masked(_InOnePart):
     def __init__(self, settings):
         from .. import ladder, masked, text
 
-        fields = _fields_of_noise(settings["noise"])
+        noise = settings["noise"]
+        fields = {"noise": noise, **masked.TRAINED_WITH[noise]}
         steps = settings["steps"]
         self.config = ladder.recipe(
             ladder.REPAIRED,
@@ -397,20 +397,6 @@ class _Masked(_InOnePart):
             backbone, seq_len=seq_len, **fields
         )
         self.model = model.to(resources.device())
-
-
-def _fields_of_noise(noise):
-    """The fields of `MaskedConfig` that ask for a noise."""
-    from .. import masked
-
-    if "noise" in inspect.signature(masked.MaskedConfig).parameters:
-        return {"noise": noise}
-    if noise != "mask":
-        raise ValueError(
-            f"no model with the noise {noise!r} is known to this version: "
-            f"train with --noise mask or --noise {GAUSSIAN}"
-        )
-    return {}
 
 
 class _Repaired:
