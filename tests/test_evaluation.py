@@ -271,7 +271,7 @@ def test_nats_are_those_of_the_bound_and_of_the_chain_rule(filling, tokenizer):
 def test_nats_of_what_has_none_are_refused(
     model, filling, tokenizer, monkeypatch
 ):
-    with pytest.raises(TypeError, match="trained with masks; got a DBLM"):
+    with pytest.raises(TypeError, match="work on tokens; got a DBLM"):
         evaluation.nats(model, tokenizer, ["a"])
     monkeypatch.setattr(filling.config, "seq_len", 4)
     with pytest.raises(ValueError, match="no text fits on 4 tokens"):
