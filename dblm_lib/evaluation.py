@@ -13,6 +13,7 @@ from itertools import compress
 import torch
 
 from . import (
+    checks,
     decoding,
     denoiser,
     likelihood,
@@ -250,7 +251,7 @@ def nats(model, tokenizer, texts, rounds=_ROUNDS, ordered=_ORDERED):
     rounds : int
         How often the bound masks each tale.
     ordered : int
-        Tales at most whose tokens are asked one by one.
+        Tales at most whose tokens are asked one by one, at least 2.
 
     Returns
     -------
@@ -268,7 +269,7 @@ def nats(model, tokenizer, texts, rounds=_ROUNDS, ordered=_ORDERED):
     TypeError
         If the model does not work on tokens: this bound is not its own.
     ValueError
-        If no tale fits.
+        If fewer than two tales fit or are to be asked.
     """
     if not has_nats(model):
         raise TypeError(
@@ -277,9 +278,11 @@ def nats(model, tokenizer, texts, rounds=_ROUNDS, ordered=_ORDERED):
         )
     fits = _fits(model, tokenizer, texts)
     texts = list(compress(texts, fits))
-    if not texts:
+    if len(texts) < 2 or not checks.is_whole(ordered, 2):
         raise ValueError(
-            f"no text fits on {_canvas_of(model)} tokens with its end"
+            f"{len(texts)} texts fit on {_canvas_of(model)} tokens with their "
+            f"end, {ordered!r} are to be asked token by token: a standard "
+            "error needs at least two"
         )
     mask_id = model.config.mask_id
     model.eval()
@@ -469,8 +472,9 @@ def evaluate(
         found[title]["seconds"] = round(seconds, 1)
     bar.close()
     found["real tales"] = measured(judge, whole)
-    if has_nats(model) and any(_fits(model, tokenizer, whole[:samples])):
-        found[NATS] = nats(model, tokenizer, whole[:samples])
+    few = whole[: max(2, samples)]  # of one there is no standard error
+    if has_nats(model) and sum(_fits(model, tokenizer, few)) > 1:
+        found[NATS] = nats(model, tokenizer, few)
     return found
 
 

@@ -563,7 +563,7 @@ LONG = "the night " * 40
         ),
         (["train", "--out", "r", "--steps", "0"], "at least 1"),
         (["eval"], "required: NAME"),
-        (["eval", "tales-dlbm"], "did you mean 'tales-dblm'"),
+        (["eval", "tales-dbml"], "did you mean 'tales-dblm'"),
         (["eval", ""], "empty"),
         (["eval", "tales-dblm", "--samples", "0"], "must be at least 1"),
         (["eval", "tales-dblm", "--steps", "8", "x"], "no whole number"),

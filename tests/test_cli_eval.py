@@ -244,7 +244,7 @@ def test_info_says_of_nats_what_the_bound_is():
         resources.load_tokenizer(),
         evaluation.real_tales()[:2],
         rounds=1,
-        ordered=1,
+        ordered=2,
     )
     bound, exact = found["bound_nats_per_tale"], found["exact_nats_of_these"]
     assert printing._brief(found) == (

@@ -274,12 +274,22 @@ def test_nats_of_what_has_none_are_refused(
     with pytest.raises(TypeError, match="work on tokens; got a DBLM"):
         evaluation.nats(model, tokenizer, ["a"])
     monkeypatch.setattr(filling.config, "seq_len", 4)
-    with pytest.raises(ValueError, match="no text fits on 4 tokens"):
+    with pytest.raises(ValueError, match="0 texts fit on 4 tokens"):
         evaluation.nats(filling, tokenizer, evaluation.real_tales()[:3])
     found = evaluation.evaluate(
         filling, tokenizer, samples=2, steps=(1,), continued=0
     )
     assert evaluation.NATS not in found
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="1 are to be asked"):
+        evaluation.nats(
+            filling, tokenizer, evaluation.real_tales()[:3], ordered=1
+        )
+    found = evaluation.evaluate(
+        filling, tokenizer, samples=1, steps=(1,), continued=0
+    )
+    assert found[evaluation.NATS]["texts"] == 2
+    json.dumps(found[evaluation.NATS], allow_nan=False)
 
 
 class Reciter(denoiser.DenoiserBase):

@@ -180,7 +180,8 @@ def test_what_systems_leave_behind_is_let_pass(
         path.write_bytes(b"x")
     assert denoiser.load("tales-dblm") and resources.load_tokenizer()
     (root / "checkpoints" / ".ipynb_checkpoints").mkdir(exist_ok=True)
-    assert resources.checkpoints() == ["tales-dblm", "tales-gpt2"]
+    known = ["tales-dblm", "tales-gpt2", "tales-mdlm"]
+    assert resources.checkpoints() == known
     # What somebody has put there is no litter.
     (root / "checkpoints" / "tales-dblm" / "more.bin").write_bytes(b"x")
     with pytest.raises(resources.DataError, match=r"more\.bin.*not listed"):
