@@ -46,7 +46,7 @@ TRAINED_WITH = {
     "hybrid": {"conditioning": "time", "low": 1 / 64},
 }
 WEIGHTINGS = ("1/t", "mean")
-DRAWS = ("times", "counts")
+DRAWS = ("times", "counts", "staggered")
 
 
 class MaskedConfig(GPT2Config):
@@ -71,15 +71,17 @@ class MaskedConfig(GPT2Config):
         With masks: train on the model's own drafts, too, see
         `training.draft_loss`.
     weighting : {"1/t", "mean"}
-        With masks: what a masked token weighs in the loss. With ``"1/t"`` the loss is
-        the bound of the likelihood, in nats a position (Sahoo et al., 2024;
-        Shi et al., 2024); ``"mean"`` is the plain mean over all masked
-        tokens of a batch, which is no bound and leaves canvases with few
-        masks little to say.
-    draws : {"times", "counts"}
-        With masks: how a canvas is masked in training: each token by itself with
-        probability t, or as many tokens as a count says, which are spread
-        evenly over 1 to the length (Nie et al., 2025).
+        With masks: what a masked token weighs in the loss. With ``"1/t"``
+        the loss is the bound of the likelihood, in nats a position (Sahoo et
+        al., 2024; Shi et al., 2024); ``"mean"`` is the plain mean over all
+        masked tokens of a batch, which is no bound and leaves canvases with
+        few masks little to say.
+    draws : {"times", "counts", "staggered"}
+        With masks: how a canvas is masked in training: each token by itself
+        with probability t, or as many tokens as a count says, which are
+        spread evenly over 1 to the length (Nie et al., 2025).
+        ``"staggered"``: every other canvas has times that grow from left to
+        right, as when a text is written in that direction.
     low : float
         The smallest time that is drawn, above 0: next to 0 hardly a canvas
         has a mask, and those that have one weigh 1/t.

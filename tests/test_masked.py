@@ -286,7 +286,7 @@ def test_the_plain_loss_is_the_mean_over_masked_tokens():
     torch.testing.assert_close(got, wanted)
 
 
-@pytest.mark.parametrize("draws", masked.DRAWS)
+@pytest.mark.parametrize("draws", ["times", "counts"])
 @torch.no_grad()
 def test_the_weighted_loss_estimates_the_bound(draws):
     """In nats a text, over many batches, within four standard errors."""
@@ -320,6 +320,37 @@ def test_the_loss_falls_in_twenty_steps(weighting):
     history = training.train(model, ids, everywhere, config, progress=False)
     first, last = history.loss[:4], history.loss[-4:]
     assert sum(last) < 0.6 * sum(first)
+
+
+def test_staggered_masks_weigh_by_the_schedule_of_their_position():
+    """In the mean over draws each position weighs one: the bound."""
+    model, ids = make(draws="staggered", low=1e-3), texts(4000, 9)
+    total = torch.zeros(2, 9, dtype=torch.float64)
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        found = training.draw_masks(model, ids, generator)
+        assert found["t"].shape == (4000,)
+        weighed = found["rates"] * ~found["keep"]
+        total += torch.stack([weighed[::2].mean(0), weighed[1::2].mean(0)]) / 5
+        # A visible token costs nothing, nor does one that is always masked.
+        rates = found["rates"][1::2]
+        assert (rates == 0).any() and (rates[rates > 0] >= 1).all()
+        masks = (~found["keep"])[1::2].double().mean(0)
+        assert masks[-1] - masks[0] > 0.4
+    assert (total - 1).abs().max() < 0.25
+    assert (total.mean(1) - 1).abs().max() < 0.05
+
+
+def test_the_loss_takes_the_rates_in_place_of_the_time():
+    model, ids = make(draws="staggered", low=1e-3), texts(8)
+    batch = batch_of(model, ids)
+    canvas = ids.masked_fill(~batch["keep"], MASK)
+    nats = F.cross_entropy(
+        model(canvas).transpose(1, 2), ids, reduction="none"
+    )
+    want = (nats * batch["rates"] * ~batch["keep"]).sum() / ids.numel()
+    loss = training.masked_loss(model, batch)
+    assert loss.item() == pytest.approx(want.item(), rel=1e-5)
 
 
 def test_a_batch_without_masks_is_no_error():

@@ -13,6 +13,7 @@ __all__ = [
     "draw_noise",
     "draw_noised",
     "draw_staggered",
+    "staggered_masks",
 ]
 
 
@@ -92,18 +93,59 @@ def draw_masks(model, ids, generator):
         ``t``, shape ``(batch,)``, float64, at least ``low`` of the model's
         configuration; with ``draws="counts"`` the share of tokens that are
         masked, one of them at least. ``keep``, bool, shape
-        ``(batch, length)``, True at tokens that stay visible.
+        ``(batch, length)``, True at tokens that stay visible. With
+        ``draws="staggered"`` also ``rates``, what `staggered_masks` says.
     """
     config, (count, length) = model.config, ids.shape
     t = torch.rand(1, generator=generator, dtype=torch.float64)
     t = (t + torch.arange(count)) / count
     dice = torch.rand(ids.shape, generator=generator, dtype=torch.float64)
+    if config.draws == "staggered":
+        return staggered_masks(t, dice, config.low, generator)
     if config.draws == "counts":
         number = (t * length).long().clamp(max=length - 1) + 1
         keep = dice.argsort(dim=1).argsort(dim=1) >= number[:, None]
         return {"t": number.double() / length, "keep": keep}
     t = config.low + (1 - config.low) * t
     return {"t": t, "keep": dice >= t[:, None]}
+
+
+def staggered_masks(progress, dice, low, generator, most=8.0):
+    """Masks of which every other canvas has more on the right.
+
+    A canvas with stagger S is at the times ``(1 + S) progress - S (1 - x)``,
+    cut to [0, 1], with x from 0 at the left end to 1 at the right one. Each
+    position has its own schedule, and its own weight in the bound:
+    :math:`(1 + S) / t` while its time lies inside, 0 before and after.
+
+    Parameters
+    ----------
+    progress : tensor, shape ``(batch,)``
+        0 at the clean text.
+    dice : tensor, shape ``(batch, length)``
+        Uniform numbers.
+    low : float
+        Smaller times count as 0.
+    generator : torch.Generator
+    most : float
+        The largest stagger. Half of the canvases have none, the others its
+        product with a uniform number.
+
+    Returns
+    -------
+    dict
+        ``t``, shape ``(batch,)``, the mean time; ``keep``; ``rates``, shape
+        ``(batch, length)``.
+    """
+    count, length = dice.shape
+    drawn = torch.rand(count, 1, generator=generator, dtype=torch.float64)
+    stagger = most * drawn * (torch.arange(count) % 2)[:, None]
+    delay = stagger * torch.linspace(1, 0, length, dtype=torch.float64)
+    t = ((1 + stagger) * progress[:, None] - delay).clamp(0, 1)
+    t = t.where(t >= low, 0.0)
+    inside = (t > 0) & (t < 1)
+    rates = torch.where(inside, (1 + stagger) / t, 0.0)
+    return {"t": t.mean(1), "keep": dice >= t, "rates": rates}
 
 
 def draw_noised(model, ids, generator):

@@ -95,7 +95,7 @@ def masked_loss(model, batch):
     model : MaskedDenoiser, possibly wrapped
     batch : dict
         ``ids``, ``mask``, ``weight``, and what `draw_masks` gives: ``t`` and
-        ``keep``.
+        ``keep``, or ``rates`` in place of 1/t.
 
     Returns
     -------
@@ -110,7 +110,8 @@ def masked_loss(model, batch):
     nats = F.cross_entropy(logits, batch["ids"][~keep], reduction="none")
     if config.weighting == "mean":
         return (nats * batch["weight"][~keep]).sum()
-    weight = (batch["mask"] / batch["t"][:, None])[~keep]
+    rates = batch.get("rates", 1 / batch["t"][:, None])
+    weight = (batch["mask"] * rates)[~keep]
     return (nats * weight.to(nats.dtype)).sum() / batch["mask"].sum()
 
 
