@@ -17,6 +17,7 @@ PLACES = {
     "course": "course",
     "tales-dblm": "checkpoints/tales-dblm",
     "samplers": "samplers",
+    "tales-mdlm": "checkpoints/tales-mdlm",
 }
 
 

@@ -11,7 +11,6 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 
 from dblm_lib import (
-    denoiser,
     evaluation,
     ladder,
     metrics,
@@ -103,7 +102,7 @@ def shipped(model, runs, folder, data):
 
     Parameters
     ----------
-    model : DBLM
+    model : DBLM or MaskedDenoiser
     runs : list of (history, config)
         What `trained` returned for each phase.
     folder, data : path
@@ -115,7 +114,7 @@ def shipped(model, runs, folder, data):
     """
     model.half().save_pretrained(folder)
     tokenizer = add_tokenizer(folder, data)
-    model = resources.load_weights(denoiser.DBLM, folder)
+    model = resources.load_weights(type(model), folder)
     seen = [c.steps * c.batch_size * SEQ_LEN for _, c in runs]
     # Also right where the training was resumed.
     speeds = [history.tokens_per_second for history, _ in runs]

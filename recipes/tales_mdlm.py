@@ -7,7 +7,7 @@ GPU. Resumes.
 
 import torch
 
-from dblm_lib import evaluation, ladder, masked, resources, text
+from dblm_lib import ladder, masked, resources
 
 from . import common
 
@@ -33,7 +33,7 @@ def train(work, steps=STEPS, **options):
     ids, _ = ladder.canvases(tokenizer, common.TRAIN_TALES)
     torch.manual_seed(0)  # for what the backbone does not bring
     model = masked.MaskedDenoiser.from_backbone(
-        seq_len=common.SEQ_LEN, **{"draws": "counts"} | options
+        seq_len=common.SEQ_LEN, **masked.TRAINED_WITH["mask"] | options
     )
     model.to(resources.device())
     history, config = common.trained(
@@ -49,20 +49,5 @@ def train(work, steps=STEPS, **options):
 
 def make(folder, data, work, jobs=1):
     """Train it, write it in half precision, measure what was written."""
-    model, history, config = train(work)
-    model.half().save_pretrained(folder)
-    tokenizer = common.add_tokenizer(folder, data)
-    model = resources.load_weights(masked.MaskedDenoiser, folder)
-    model.to(resources.device())
-    valid = text.load("tales", size=1, valid_size=common.VALID_TALES).valid
-    seen = config.steps * config.batch_size * common.SEQ_LEN
-    measured = evaluation.nats(model, tokenizer, valid)
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": config.steps,
-        "tokens_seen": seen,
-        "seconds_of_training": round(seen / history.tokens_per_second),
-        "last_training_loss": round(history.loss[-1], 4),
-        **measured,
-        "evaluation": evaluation.evaluate(model, tokenizer, progress=True),
-    }
+    model, *run = train(work)
+    return common.shipped(model, [run], folder, data)
