@@ -22,6 +22,7 @@ from .reverse import (
     clamp,
     deterministic_step,
     reverse_times,
+    run_times,
     sample,
     staggered_times,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "generate",
     "generate_ids",
     "reverse_times",
+    "run_times",
     "sample",
     "staggered_times",
 ]

@@ -100,8 +100,8 @@ def attention_mask_4d(real, causal):
     batch, length = real.shape
     mask = real[:, None, None, :].expand(batch, 1, length, length)
     if causal:
-        ones = torch.ones(length, length, dtype=torch.bool)
-        mask = mask & ones.tril().to(real.device)
+        ones = torch.ones(length, length, dtype=torch.bool, device=real.device)
+        mask = mask & ones.tril()
     return mask
 
 
