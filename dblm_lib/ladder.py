@@ -161,14 +161,14 @@ _FAST = {"learning_rate": 4e-3, "embedding_rate": 1.0}
 COMPARISONS = (
     Rung(
         "low-dim",
-        "32 dimensions below GPT-2's interface",
+        "32 dimensions, without GPT-2's interface",
         "self-conditioning",
         {"embed_dim": 32},
         fitted=True,
     ),
     Rung(
         "low-dim-shift",
-        "32 dimensions, and GPT-2's interface",
+        "32 dimensions, with GPT-2's interface",
         "shift",
         {"embed_dim": 32},
         fitted=True,
