@@ -41,7 +41,7 @@ def _sharpen(answer):
         "raise each probability to the power 1 / temperature, then divide by "
         "the sum.",
     )
-    return "a temperature of logits does just this to the probabilities."
+    return "dividing logits by a temperature does just this to probabilities."
 
 
 @exercise("8.2")
