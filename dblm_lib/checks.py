@@ -3,7 +3,7 @@
 import math
 import numbers
 
-__all__ = ["differences", "is_number", "is_whole"]
+__all__ = ["check_whole", "differences", "is_number", "is_whole"]
 
 _ABSENT = object()
 
@@ -18,6 +18,26 @@ def is_whole(value, least=1):
     """Say whether a value is a whole number of at least ``least``."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return whole and value >= least
+
+
+def check_whole(name, value, least=1):
+    """Refuse what is no whole number of at least ``least``.
+
+    Parameters
+    ----------
+    name : str
+        What the message calls the value.
+    value : object
+    least : int
+
+    Raises
+    ------
+    ValueError
+    """
+    if not is_whole(value, least):
+        raise ValueError(
+            f"{name} must be a whole number of at least {least}; got {value!r}"
+        )
 
 
 def differences(stored, asked):

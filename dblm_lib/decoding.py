@@ -22,6 +22,7 @@ from .reverse import (
     clamp,
     deterministic_step,
     reverse_times,
+    run_times,
     sample,
     staggered_times,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "lay_out",
     "longest_of",
     "reverse_times",
+    "run_times",
     "sample",
     "staggered_times",
 ]

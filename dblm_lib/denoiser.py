@@ -100,8 +100,8 @@ def attention_mask_4d(real, causal):
     batch, length = real.shape
     mask = real[:, None, None, :].expand(batch, 1, length, length)
     if causal:
-        ones = torch.ones(length, length, dtype=torch.bool)
-        mask = mask & ones.tril().to(real.device)
+        ones = torch.ones(length, length, dtype=torch.bool, device=real.device)
+        mask = mask & ones.tril()
     return mask
 
 
@@ -110,6 +110,27 @@ def linear(inputs, outputs):
     if inputs == outputs:
         return nn.Identity()
     return nn.Linear(inputs, outputs)
+
+
+def free_of_file(loaded):
+    """Copy the weights of a loaded model; return it.
+
+    Otherwise its file stays mapped as long as the model lives, and Windows
+    lets no one replace it.
+
+    Parameters
+    ----------
+    loaded : transformers.PreTrainedModel, or tuple
+        What ``from_pretrained`` returns: a model, or it and a report.
+
+    Returns
+    -------
+    transformers.PreTrainedModel
+    """
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    for weight in (*model.parameters(), *model.buffers()):
+        weight.data = weight.data.clone()
+    return model
 
 
 class DenoiserBase(decoding.DiffusionMixin, GPT2PreTrainedModel):
@@ -166,11 +187,7 @@ class DenoiserBase(decoding.DiffusionMixin, GPT2PreTrainedModel):
         loading by itself would let all weights learn.
         """
         loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        for weight in (*model.parameters(), *model.buffers()):
-            # Otherwise the file stays mapped as long as the model lives, and
-            # Windows lets no one replace it.
-            weight.data = weight.data.clone()
+        model = free_of_file(loaded)
         model.embeddings.requires_grad_(model.config.train_embeddings)
         return loaded
 

@@ -123,7 +123,7 @@ def lesson(
         keep = torch.zeros_like(ids, dtype=torch.bool)
     settings = _settings(teacher)
     stagger, power = settings.pop("stagger"), settings.pop("power")
-    times = decoding.staggered_times(fine, eps.shape[1], stagger) ** power
+    times = decoding.run_times(fine, eps.shape[1], stagger, power)
     here = looks * stride
     guesser = decoding.Guesser(student, **settings)
     points = _descend(guesser, eps, times[: here + 1 : stride], ids, keep)
@@ -132,7 +132,7 @@ def lesson(
         guesses = torch.zeros_like(points)
     guesser.model, guesser.table = teacher, teacher.table()
     _descend(guesser, points, times[here:], ids, keep)
-    at = times[here, :, 0].to(eps.device).expand(keep.shape)
+    at = times[here].reshape(-1).to(eps.device).expand(keep.shape)
     return {
         "points": points,
         "times": at.masked_fill(keep, 0.0),

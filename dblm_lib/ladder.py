@@ -13,6 +13,7 @@ import json
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -43,12 +44,14 @@ __all__ = [
     "fit_levels",
     "level_report",
     "levels_of",
+    "measured_at",
     "only_neighbours",
     "options",
     "path",
     "recipe",
     "results",
     "run",
+    "runs_in_cell",
     "sampler",
     "train",
 ]
@@ -158,14 +161,14 @@ _FAST = {"learning_rate": 4e-3, "embedding_rate": 1.0}
 COMPARISONS = (
     Rung(
         "low-dim",
-        "32 dimensions below GPT-2's interface",
+        "32 dimensions, without GPT-2's interface",
         "self-conditioning",
         {"embed_dim": 32},
         fitted=True,
     ),
     Rung(
         "low-dim-shift",
-        "32 dimensions, and GPT-2's interface",
+        "32 dimensions, with GPT-2's interface",
         "shift",
         {"embed_dim": 32},
         fitted=True,
@@ -613,7 +616,55 @@ def results():
         What `run` returned, one rung after the other for each seed, with
         ``plain`` and ``tuned``: what `metrics.report` said of two hundred
         tales that the rung wrote in 64 steps, and ``first``, twenty of them.
-        Tuned is `sampler`; None where that is empty.
+        Tuned is `sampler`; None where that is empty. ``title`` is how the
+        rung was called when the run was made.
     """
     file = resources.verified("ladder") / "runs.json"
     return json.loads(file.read_text("utf-8"))
+
+
+def measured_at(run, measure, factor=1.0):
+    """Read a run's report at a multiple of its noise level h.
+
+    h is the level at which rounding without a network gets half of the
+    tokens right. Between two levels of the report, and for h itself, the
+    logarithm of the level counts.
+
+    Parameters
+    ----------
+    run : dict
+        One of `results`.
+    measure : str
+        A column of its ``by_level``, such as "accuracy".
+    factor : float or array
+        1 reads at h, 2 at twice as much noise.
+
+    Returns
+    -------
+    float, or array of the shape of ``factor``
+        Below the lowest level of the report the value there, above the
+        highest NaN.
+    """
+    report = run["by_level"]
+    levels = np.log(report["level"])
+    half = np.interp(-0.5, -np.array(report["baseline"]), levels)
+    where = half + np.log(factor)
+    return np.interp(where, levels, report[measure], right=np.nan)
+
+
+def runs_in_cell(values):
+    """Write what several runs of a rung have of one measure in one cell.
+
+    Parameters
+    ----------
+    values : list of float or None
+        One a run.
+
+    Returns
+    -------
+    str
+        Such as "7.95, 12.2"; a dash if a run lacks the measure.
+    """
+    if any(value is None or np.isnan(value) for value in values):
+        return "–"
+    return ", ".join(f"{v:.2f}" if v < 10 else f"{v:.1f}" for v in values)

@@ -366,7 +366,7 @@ def step_weights(steps, length):
     number = torch.arange(1, length + 1, dtype=torch.float64)
     if steps == math.inf:
         return 1 / number
-    _check_whole("steps", steps)
+    checks.check_whole("steps", steps)
     k = torch.arange(1, steps + 1, dtype=torch.float64)[:, None]
     chance = torch.distributions.Binomial(length, probs=k / steps)
     share = chance.log_prob(number).exp()
@@ -513,11 +513,4 @@ def _check(ids, mask_id, **sizes):
             "which are made here"
         )
     for name, value in sizes.items():
-        _check_whole(name, value)
-
-
-def _check_whole(name, value):
-    if not checks.is_whole(value):
-        raise ValueError(
-            f"{name} must be a whole number above 0; got {value!r}"
-        )
+        checks.check_whole(name, value)

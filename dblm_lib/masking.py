@@ -302,7 +302,7 @@ def sample_times(batch, how="low-discrepancy", generator=None):
     tensor, shape ``(batch,)``, float64
     """
     how = look_up("draw of times", how, dict(zip(DRAWS, DRAWS, strict=True)))
-    _check_whole(batch, "batch")
+    checks.check_whole("batch", batch)
     single = how == "low-discrepancy"
     drawn = torch.rand(
         1 if single else batch, generator=generator, dtype=torch.float64
@@ -331,8 +331,8 @@ def sample_counts(batch, length, generator=None):
     tensor, shape ``(batch,)``, int64
         Each by itself uniform over 1 to ``length``.
     """
-    _check_whole(batch, "batch")
-    _check_whole(length, "length")
+    checks.check_whole("batch", batch)
+    checks.check_whole("length", length)
     first = torch.randint(length, (1,), generator=generator)
     return (first + torch.arange(batch) * length // batch) % length + 1
 
@@ -372,10 +372,3 @@ def mask_count(ids, counts, mask_id, generator=None, keep=None):
     rank = order.masked_fill(~free, 2.0).argsort(1).argsort(1)
     hidden = (rank < counts[:, None]).to(ids.device)
     return ids.masked_fill(hidden, mask_id)
-
-
-def _check_whole(value, name):
-    if not checks.is_whole(value):
-        raise ValueError(
-            f"{name} must be a whole number of at least 1; got {value!r}"
-        )

@@ -1,12 +1,14 @@
-"""The book's figures: one style, and the few kinds of plot it needs.
+"""The book's figures and tables: one style, and the few kinds it needs.
 
 Matplotlib and seaborn are imported inside the functions, so that
-``import dblm_lib.plots`` stays light. Every function draws on the axes it
-is given, or on new ones, and returns them; a cell ends with ``plt.show()``.
+``import dblm_lib.plots`` stays light. Every kind of plot draws on the axes
+it is given, or on new ones, and returns them; a cell ends with ``plt.show()``.
 
 A figure carries its own near-white card. A transparent one would have to
 guess the page behind it: light page, dark page, Colab, a slide.
 """
+
+import numbers
 
 import numpy as np
 
@@ -430,6 +432,55 @@ def moving_average(values, smooth):
         weight = smooth * weight + (1 - smooth)
         out.append(total / weight)
     return np.array(out)
+
+
+def show_table(columns, rows, form=".2f"):
+    """Display a table in a notebook.
+
+    Parameters
+    ----------
+    columns : iterable of str
+        Heads.
+    rows : dict or sequence
+        A dictionary has one row for each name, which stands in a column of
+        its own, without a head, before all others. In a sequence each row
+        holds all of its cells.
+    form : str
+        How numbers are written. Whole ones and texts stay as they are.
+
+    Raises
+    ------
+    ValueError
+        If a row has more or fewer cells than there are heads.
+    """
+    from IPython.display import Markdown, display
+
+    display(Markdown(_table(columns, rows, form)))
+
+
+def _table(columns, rows, form):
+    """Write a table in Markdown."""
+    head = [_cell(str(head), form) for head in columns]
+    if hasattr(rows, "items"):
+        head = ["", *head]
+        rows = [[name, *cells] for name, cells in rows.items()]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        lines.append([_cell(value, form) for value in row])
+        if len(lines[-1]) != len(head):
+            raise ValueError(
+                f"a row needs {len(head)} cells, as many as there are heads; "
+                f"got {len(lines[-1])}: {lines[-1]}"
+            )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value, form):
+    """Write what stands in a cell; a bar would end it, so it is escaped."""
+    whole = isinstance(value, numbers.Integral)
+    if isinstance(value, str) or whole:
+        return " ".join(str(value).split("\n")).replace("|", r"\|")
+    return format(float(value), form)
 
 
 def token_label(token, width=12):

@@ -56,7 +56,7 @@ def token_mean(logits, table, temperature=1.0):
     r"""The mean of the tokens' embeddings under their probabilities.
 
     .. math:: \hat x_0 = \sum_v p_v e_v, \qquad
-              p = \mathrm{softmax}(\ell / \tau)
+              p = \mathrm{softmax}(\ell / \text{temperature})
 
     Parameters
     ----------

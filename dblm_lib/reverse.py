@@ -21,6 +21,7 @@ __all__ = [
     "clamp",
     "deterministic_step",
     "reverse_times",
+    "run_times",
     "sample",
     "staggered_times",
 ]
@@ -92,6 +93,30 @@ def staggered_times(num_steps, length, stagger):
     times[times < 1e-9] = 0  # not a step as small as a rounding error
     times[times > 1 - 1e-9] = 1
     return times[..., None]
+
+
+def run_times(num_steps, length, stagger=0.0, power=1.0):
+    """The times at which a run stands, from first to last.
+
+    Parameters
+    ----------
+    num_steps, length : int
+    stagger, power : float
+        As in `sample`.
+
+    Returns
+    -------
+    float64 tensor, shape ``(num_steps + 1,)``
+        With a stagger ``(num_steps + 1, length, 1)``: each position has its
+        own. Where all have one, a step's factors are plain numbers, and the
+        points are moved in their own precision.
+    """
+    times = reverse_times(num_steps)
+    check_stagger(stagger)
+    if stagger:
+        times = staggered_times(num_steps, length, stagger)
+    check_power(power)
+    return times**power
 
 
 def ancestral_step(x0_hat, zt, schedule, t, s, eps):
@@ -239,12 +264,7 @@ def sample(
         is not finite. The last is seen at the end: a look at every step
         would make the program wait for a GPU.
     """
-    times = reverse_times(num_steps)
-    check_stagger(stagger)
-    if stagger:
-        times = staggered_times(num_steps, shape[1], stagger)
-    check_power(power)
-    times = times**power
+    times = run_times(num_steps, shape[1], stagger, power)
     _check_generator(generator)
     keep = noising.check_keep(keep, shape[:2])
     # What no step changes is worked out before the first.

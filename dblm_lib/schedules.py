@@ -34,6 +34,7 @@ __all__ = [
     "get_schedule",
     "mixture_denoiser",
     "posterior",
+    "rising_loss",
 ]
 
 
@@ -404,6 +405,45 @@ class Warped(Schedule):
         return level_squared / (1 + level_squared)
 
 
+def rising_loss(levels, losses, count=2, trim=0.0):
+    """Check what `fit_warp` was given, and make the loss rise.
+
+    Parameters
+    ----------
+    levels, losses, count, trim
+        As in `fit_warp`.
+
+    Returns
+    -------
+    logs, rise : float64 tensors, shape ``(n,)``
+        The logarithms of the levels, and losses that rise with each.
+
+    Raises
+    ------
+    ValueError
+        As in `fit_warp`.
+    """
+    logs = torch.as_tensor(levels, dtype=torch.float64).log()
+    rise = torch.as_tensor(losses, dtype=torch.float64)
+    if logs.ndim != 1 or logs.shape != rise.shape or len(logs) < 2:
+        raise ValueError(
+            "levels and losses must be rows of one length, 2 at least; got "
+            f"{tuple(logs.shape)} and {tuple(rise.shape)}"
+        )
+    if not bool((logs.diff() > 0).all() and torch.isfinite(rise).all()):
+        raise ValueError("levels must rise, and losses be finite")
+    if count < 2 or not 0 <= trim < 0.5:
+        raise ValueError(
+            f"need count >= 2, 0 <= trim < 0.5; got {count}, {trim}"
+        )
+    rise = rise.cummax(dim=0).values
+    # Never quite flat: each level then has one place on the curve.
+    rise = rise + 1e-6 * (rise[-1] - rise[0]) * torch.linspace(0, 1, len(rise))
+    if rise[-1] <= rise[0]:
+        raise ValueError("the loss does not rise with the noise level")
+    return logs, rise
+
+
 def fit_warp(levels, losses, count=17, trim=0.01):
     """Noise levels between which a loss rises in equal steps.
 
@@ -430,24 +470,7 @@ def fit_warp(levels, losses, count=17, trim=0.01):
     ValueError
         If shapes do not fit, levels do not rise, or the loss never does.
     """
-    logs = torch.as_tensor(levels, dtype=torch.float64).log()
-    rise = torch.as_tensor(losses, dtype=torch.float64)
-    if logs.ndim != 1 or logs.shape != rise.shape or len(logs) < 2:
-        raise ValueError(
-            "levels and losses must be rows of one length, 2 at least; got "
-            f"{tuple(logs.shape)} and {tuple(rise.shape)}"
-        )
-    if not bool((logs.diff() > 0).all() and torch.isfinite(rise).all()):
-        raise ValueError("levels must rise, and losses be finite")
-    if count < 2 or not 0 <= trim < 0.5:
-        raise ValueError(
-            f"need count >= 2, 0 <= trim < 0.5; got {count}, {trim}"
-        )
-    rise = rise.cummax(dim=0).values
-    # Never quite flat: each level then has one place on the curve.
-    rise = rise + 1e-6 * (rise[-1] - rise[0]) * torch.linspace(0, 1, len(rise))
-    if rise[-1] <= rise[0]:
-        raise ValueError("the loss does not rise with the noise level")
+    logs, rise = rising_loss(levels, losses, count, trim)
     shares = (rise - rise[0]) / (rise[-1] - rise[0])
     wanted = torch.linspace(trim, 1 - trim, count, dtype=torch.float64)
     right = torch.searchsorted(shares, wanted).clamp(1, len(shares) - 1)

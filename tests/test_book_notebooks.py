@@ -309,6 +309,8 @@ UNSTEADY = [
     "y = {k: v for k, v in run.loss}\nprint(y)",
     "def told():\n    return run.loss\n\n\nprint(told())",
     "def say(y):\n    print(y)\n\n\nsay(run.loss)",
+    "plots.show_table(['loss'], {'run': [run.loss]})",
+    "def say(y):\n    plots.show_table(['loss'], y)\n\n\nsay([[run.loss]])",
     "print(evaluation.write(model))",
     "with torch.no_grad():\n    y = decoding.sample(x)\nprint(y)",
     "try:\n    y = run.loss\nexcept KeyError:\n    pass\nprint(y)",

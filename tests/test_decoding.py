@@ -771,6 +771,17 @@ def test_without_stagger_all_go_together(num_steps, length):
     assert torch.equal(times, expected.expand_as(times))
 
 
+@pytest.mark.parametrize("power", [1.0, 0.7])
+def test_a_run_has_times_by_position_only_with_a_stagger(power):
+    """Plain numbers otherwise: points stay in their own precision."""
+    times = decoding.run_times(6, 5, power=power)
+    assert times.dtype == torch.float64
+    assert torch.equal(times, decoding.reverse_times(6) ** power)
+    times = decoding.run_times(6, 5, 1.5, power)
+    expected = decoding.staggered_times(6, 5, 1.5) ** power
+    assert torch.equal(times, expected)
+
+
 @pytest.mark.parametrize("stagger", [0.5, 1.0, 3.0])
 def test_each_position_has_a_window_of_the_same_width(stagger):
     """1 / (1 + stagger) of the run; with 1 the last waits for the first."""

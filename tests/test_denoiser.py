@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from dblm_lib import (
@@ -201,6 +202,26 @@ def test_mask_is_what_its_name_says(rows, causal):
             for j in range(5):
                 expected = row[j] and (j <= i or not causal)
                 assert mask[b, 0, i, j].item() == expected
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_mask_is_made_where_it_is_used(causal):
+    """No copy from one device to another, which a GPU would wait for."""
+
+    class Calls(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.names = []
+
+        def __torch_dispatch__(self, called, types, args=(), kwargs=None):
+            self.names.append(str(called))
+            return called(*args, **(kwargs or {}))
+
+    real = torch.ones(2, 5, dtype=torch.bool, device="meta")
+    with Calls() as calls:
+        mask = denoiser.attention_mask_4d(real, causal)
+    assert mask.device.type == "meta" and calls.names
+    assert not [name for name in calls.names if "copy" in name]
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -89,6 +89,25 @@ def test_one_who_takes_the_teachers_steps_arrives_where_it_does(looks):
     assert len(made["answers"].unique()) > 3  # not all the same token
 
 
+def test_points_are_moved_in_the_precision_of_the_sampler(monkeypatch):
+    """With one time for all positions a step's factors are plain numbers."""
+    teacher = small_model(sampler={**SAMPLER, "stagger": 0.0})
+    taken = []
+    step = decoding.deterministic_step
+
+    def noted(x0_hat, zt, schedule, t, s):
+        taken.append(schedule.alpha(t).shape)
+        return step(x0_hat, zt, schedule, t, s)
+
+    monkeypatch.setattr("dblm_lib.decoding.deterministic_step", noted)
+    made = distillation.lesson(teacher, teacher, noise(), 5, 1, fine=12)
+    assert taken == [()] * 12
+    path = path_of(teacher, 12)
+    torch.testing.assert_close(made["points"], path.zt[5])
+    assert torch.equal(made["answers"], path.ids[-1])
+    assert made["times"].unique().tolist() == [path.times[5]]
+
+
 @pytest.mark.parametrize("looks", [1, 2, 3])
 def test_a_student_stands_on_its_own_path(looks):
     """Of 4 steps, where the teacher has 12; not on the teacher's path."""

@@ -671,7 +671,7 @@ WRONG = {
     ],
     "8.1": [
         (lambda s, tau: {o: p ** (1 / tau) for o, p in s.items()}, "add up"),
-        (lambda s, tau: sharpen(s, 1 / tau), "exponent is 1 / tau"),
+        (lambda s, tau: sharpen(s, 1 / tau), "exponent is 1 / temperature"),
         (lambda s, tau: s, "belongs into the exponent"),
         (lambda s, tau: {o: p / tau for o, p in s.items()}, "p itself"),
         (

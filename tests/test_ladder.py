@@ -5,6 +5,7 @@ import json
 import math
 from functools import lru_cache
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -326,7 +327,6 @@ def test_the_runs_that_the_book_brings_are_whole():
     steps = ladder.recipe().steps
     for run in runs:
         name = run["rung"]
-        assert run["title"] == ladder.path(name)[-1].title
         assert run["steps"] == steps and run["device"]
         assert bool(run["levels"]) == reaches_the_fit(name)
         config = ladder.build(
@@ -458,6 +458,51 @@ def test_the_levels_of_the_fit_are_rising_and_wide():
     wide = schedules.LogUniform(0.1, 40)
     grid = torch.linspace(0, 1, len(ladder.FIT_LEVELS))
     assert wide.noise_level(grid).tolist() == pytest.approx(ladder.FIT_LEVELS)
+
+
+# --- reading the runs ---------------------------------------------------------
+
+
+def report_of(level, baseline, **columns):
+    return {"by_level": {"level": level, "baseline": baseline, **columns}}
+
+
+def test_a_report_is_read_at_multiples_of_h():
+    """h lies halfway, by factors, between 1 and 4: rounding gets 0.5 there."""
+    run = report_of([1, 4, 16], [0.9, 0.1, 0.0], accuracy=[1.0, 0.6, 0.2])
+    assert ladder.measured_at(run, "level") == pytest.approx(2.5)  # not 2
+    assert ladder.measured_at(run, "accuracy") == pytest.approx(0.8)
+    assert ladder.measured_at(run, "accuracy", 2) == pytest.approx(0.6)
+    got = ladder.measured_at(run, "accuracy", np.array([1 / 8, 4, 8, 9]))
+    assert got[:3] == pytest.approx([1.0, 0.4, 0.2])
+    assert np.isnan(got[3])  # beyond the schedule
+
+
+@pytest.mark.parametrize("half", [0.3, 1.0, 2.5])
+def test_h_is_where_rounding_gets_half_of_the_tokens(half):
+    level = np.geomspace(0.01, 100, 4001)
+    baseline = 1 / (1 + (level / half) ** 3)
+    run = report_of(level.tolist(), baseline.tolist(), nats=np.log(level))
+    assert ladder.measured_at(run, "nats") == pytest.approx(
+        np.log(half), abs=1e-4
+    )
+    assert ladder.measured_at(run, "baseline", 2) == pytest.approx(
+        1 / 9, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "written"),
+    [
+        ([7.951, 12.24], "7.95, 12.2"),
+        ([0.0, 9.999], "0.00, 10.00"),
+        ([10.0], "10.0"),
+        ([1.0, math.nan], "–"),
+        ([None, None], "–"),
+    ],
+)
+def test_runs_share_a_cell(values, written):
+    assert ladder.runs_in_cell(values) == written
 
 
 # --- a run --------------------------------------------------------------------

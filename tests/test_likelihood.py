@@ -300,7 +300,7 @@ def test_masks_are_drawn_as_the_seed_says():
         ({"ids": ALL.float()}, "whole numbers; got torch.float32"),
         ({"ids": torch.full((1, 4), MASK)}, "holds the mask, 3"),
         ({"draw": "evenly"}, "one of iid, stratified"),
-        ({"rounds": 0}, "rounds must be a whole number above 0; got 0"),
+        ({"rounds": 0}, "rounds must be a whole number of at least 1; got 0"),
         ({"batch_size": 1.5}, "batch_size"),
         ({"low": 0}, "low must lie between 0 and 1"),
         ({"denoise": lambda ids: ids}, r"\(batch, length, vocab\)"),

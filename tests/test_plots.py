@@ -199,6 +199,52 @@ def test_errors_say_what_to_do(call, message):
         call()
 
 
+def shown(monkeypatch, *arguments, **options):
+    """What a call of `show_table` displays, line by line."""
+    found = []
+    monkeypatch.setattr("IPython.display.display", found.append)
+    assert plots.show_table(*arguments, **options) is None
+    (table,) = found
+    assert type(table).__name__ == "Markdown"
+    return table.data.split("\n")
+
+
+def test_a_table_of_names_has_a_column_for_them(monkeypatch):
+    rows = {"a": (1, 0.126, "x"), 2: (True, torch.tensor(2.0), np.int64(3))}
+    assert shown(monkeypatch, ["n", "p", "t"], rows) == [
+        "|  | n | p | t |",
+        "| --- | --- | --- | --- |",
+        "| a | 1 | 0.13 | x |",
+        "| 2 | True | 2.00 | 3 |",
+    ]
+
+
+def test_a_table_of_rows_holds_all_its_cells(monkeypatch):
+    """Two rows may begin alike; heads and rows may come one by one."""
+    rows = ([word, x] for word, x in (("a", 0.5), ("a", np.nan)))
+    assert shown(monkeypatch, (h for h in "wx"), rows, form=".0%") == [
+        "| w | x |",
+        "| --- | --- |",
+        "| a | 50% |",
+        "| a | nan% |",
+    ]
+
+
+def test_what_would_end_a_cell_or_a_row_does_not(monkeypatch):
+    lines = shown(monkeypatch, ["of $|x|$", "b"], [["p | q", "two\nlines"]])
+    assert lines == [
+        r"| of $\|x\|$ | b |",
+        "| --- | --- |",
+        r"| p \| q | two lines |",
+    ]
+
+
+@pytest.mark.parametrize("rows", [{"a": [1]}, {"a": [1, 2, 3]}, [[1]]])
+def test_a_row_of_another_length_is_refused(rows):
+    with pytest.raises(ValueError, match="as many as there are heads"):
+        plots.show_table(["x", "y"], rows)
+
+
 def test_import_is_light():
     code = (
         "import sys, dblm_lib.plots; "

@@ -347,6 +347,14 @@ def test_a_loss_that_dips_or_rests_still_gives_rising_levels():
     Warped(levels)
 
 
+def test_a_loss_is_made_to_rise_and_hardly_moved():
+    levels, losses = [0.1, 1.0, 2.0, 10.0], [0.5, 0.2, 0.5, 2.5]
+    logs, rise = schedules.rising_loss(levels, losses)
+    assert logs.exp().tolist() == pytest.approx(levels)
+    assert bool((rise.diff() > 0).all())
+    assert rise.tolist() == pytest.approx([0.5, 0.5, 0.5, 2.5], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("levels", "losses", "options", "words"),
     [

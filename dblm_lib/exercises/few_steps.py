@@ -14,9 +14,9 @@ def _sharpened(shares, power):
 
 @exercise("8.1")
 def _sharpen(answer):
-    """``sharpen(shares, tau)``: the same options at a temperature."""
-    tau = 0.6
-    got = ask(answer, dict(_SHARES), tau)
+    """``sharpen(shares, temperature)``: the same options, sharper."""
+    warm = 0.6
+    got = ask(answer, dict(_SHARES), warm)
     if not isinstance(got, dict) or set(got) != set(_SHARES):
         raise Hint(
             "give a dictionary with the same options as `shares`; I was "
@@ -25,29 +25,31 @@ def _sharpen(answer):
     got = numbers([got[option] for option in _SHARES], (4,), "the answer")
     p = np.array(list(_SHARES.values()))
     mistakes = {
-        "the powers must add up to 1: divide by their sum.": p ** (1 / tau),
-        "the exponent is 1 / tau: a temperature below 1 makes likely options "
-        "likelier.": _sharpened(_SHARES, tau),
-        "that is p / tau, scaled back to p: tau belongs into the exponent.": p,
-        "that divides p itself: tau belongs into the exponent.": p / tau,
+        "the powers must add up to 1: divide by their sum.": p ** (1 / warm),
+        "the exponent is 1 / temperature: one below 1 makes likely options "
+        "likelier.": _sharpened(_SHARES, warm),
+        "that is p / temperature, scaled back to p: it belongs into the "
+        "exponent.": p,
+        "that divides p itself: it belongs into the exponent.": p / warm,
         "that is a softmax of p: it takes logarithms of probabilities for "
-        "logits.": np.exp(p / tau) / np.exp(p / tau).sum(),
+        "logits.": np.exp(p / warm) / np.exp(p / warm).sum(),
     }
     compare(
         got,
-        _sharpened(_SHARES, 1 / tau),
+        _sharpened(_SHARES, 1 / warm),
         mistakes,
-        "raise each probability to the power 1 / tau, then divide by the sum.",
+        "raise each probability to the power 1 / temperature, then divide by "
+        "the sum.",
     )
-    return "dividing logits by tau does just this to the probabilities."
+    return "dividing logits by a temperature does just this to probabilities."
 
 
 @exercise("8.2")
 def _distance_at(answer):
-    """``distance_at(shares, tau)``: what temperature costs in variety."""
-    tau = 0.6
-    got = numbers(ask(answer, dict(_SHARES), tau), (), "the answer")
-    p, cold = np.array(list(_SHARES.values())), _sharpened(_SHARES, 1 / tau)
+    """``distance_at(shares, temperature)``: what it costs in variety."""
+    warm = 0.6
+    got = numbers(ask(answer, dict(_SHARES), warm), (), "the answer")
+    p, cold = np.array(list(_SHARES.values())), _sharpened(_SHARES, 1 / warm)
     gaps = np.abs(cold - p)
     mistakes = {
         "take half of the sum: what one option gains another one loses.": (
@@ -59,8 +61,9 @@ def _distance_at(answer):
         ),
         "without absolute values the differences add up to 0.": 0.0,
         "take absolute values, no squares.": (gaps**2).sum(),
-        "the exponent is 1 / tau.": np.abs(_sharpened(_SHARES, tau) - p).sum()
-        / 2,
+        "the exponent is 1 / temperature.": (
+            np.abs(_sharpened(_SHARES, warm) - p).sum() / 2
+        ),
     }
     compare(
         got,
