@@ -24,6 +24,7 @@ from .configuration import (
 from .denoiser import (
     DenoiserBase,
     attention_mask_4d,
+    free_of_file,
     load_kind,
     noise_embedding,
 )
@@ -220,10 +221,7 @@ class MaskedBase(GPT2PreTrainedModel):
     def from_pretrained(cls, *args, **kwargs):
         """Load a saved denoiser; as in `transformers`."""
         loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        for weight in (*model.parameters(), *model.buffers()):
-            # Otherwise the file stays mapped as long as the model lives.
-            weight.data = weight.data.clone()
+        free_of_file(loaded)
         return loaded
 
     def check_input(self, ids, mask=None, t=None, keep=None):
