@@ -41,6 +41,7 @@ __all__ = [
     "has_nats",
     "measured",
     "nats",
+    "orders",
     "point",
     "real_tales",
     "results",
@@ -113,6 +114,29 @@ def results():
     """
     file = resources.verified("samplers") / "grid.json"
     return json.loads(file.read_text("utf-8"))
+
+
+def orders():
+    """What the book measured of the masked denoiser, order by order.
+
+    It was made by ``python -m recipes orders``. Chapter 9.
+
+    Returns
+    -------
+    rows : list of dict
+        As in `results`, with ``temperature`` and ``nfe``, the evaluations of
+        a text in the mean; the writer ``"oracle"`` is the exact denoiser.
+    floor : list of dict
+        ``writer``, ``num_steps`` (None for the bound in continuous time),
+        and how far the bound of so many steps lies ``above`` the exact
+        value, in nats a tale, with its standard ``error``.
+    """
+    folder = resources.verified("orders")
+    rows, floor = (
+        json.loads((folder / f"{name}.json").read_text("utf-8"))
+        for name in ("orders", "floor")
+    )
+    return rows, floor
 
 
 def point(grid, writer, way, num_steps=0):

@@ -195,6 +195,26 @@ def test_the_grid_of_samplers_is_whole():
         assert row["device"]
 
 
+def test_the_orders_of_masks_are_whole():
+    """Each way, from the model of today, and both floors to their ends."""
+    rows, floor = evaluation.orders()
+    recipe = recipes.load("orders")
+    points = [(r["writer"], r["way"], r["num_steps"]) for r in rows]
+    assert points == [way[:3] for way in recipe.ways()]
+    for row, (*_, options) in zip(rows, recipe.ways()):
+        assert {name: row[name] for name in options} == options
+        good = row["texts"] - sum(row["broken"].values())
+        assert row["coherent"] == pytest.approx(good / row["texts"], abs=1e-5)
+        assert 1 <= row["nfe"] <= row["num_steps"]
+    steps = [*range(1, recipe.LAST_STEPS + 1), None]
+    for writer in (recipe.WRITER, recipe.ORACLE):
+        own = [row for row in floor if row["writer"] == writer]
+        assert [row["num_steps"] for row in own] == steps
+        above = [own[2**k - 1]["above"] for k in range(9)]
+        assert above == sorted(above, reverse=True)
+    assert abs(own[-1]["above"]) < 0.01  # the oracle's
+
+
 def test_the_course_has_its_marks_and_ends_at_the_teacher(manifest):
     file = resources.verified("course") / "course.json"
     course = json.loads(file.read_text("utf-8"))

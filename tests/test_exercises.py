@@ -21,6 +21,7 @@ from dblm_lib import (
     schedules,
     tales,
     text,
+    unmasking,
 )
 from dblm_lib.exercises import (
     BLANK,
@@ -29,6 +30,7 @@ from dblm_lib.exercises import (
     gaussian_schedules,
     verdict,
 )
+from dblm_lib.likelihood import step_weights
 
 PEAKS = (torch.tensor([-4, 2]) / 3, torch.ones(2) / 3, torch.tensor([1, 2]))
 
@@ -285,6 +287,32 @@ def fit(levels, losses, count):
     return np.exp(np.interp(wanted, losses, np.log(levels)))
 
 
+def by_masks(nats, steps, divisor=lambda k: k):
+    """Exercise 9.1, with the divisor of step k."""
+    total, length = 0.0, len(nats)
+    for k in range(1, steps + 1):
+        chance = torch.distributions.Binomial(length, probs=k / steps)
+        counts = torch.arange(1.0, length + 1)
+        share = chance.log_prob(counts).exp()
+        if k == steps:
+            share = (counts == length).float()
+        total += (share @ torch.tensor(nats)).item() / divisor(k)
+    return total
+
+
+def rightmost(step):
+    """Exercise 9.2, row by row."""
+    found = torch.zeros_like(step.masked)
+    for row, masked, count in zip(found, step.masked, step.quota):
+        row[masked.nonzero()[-int(count) :, 0]] = True
+    return found
+
+
+def others_of(step):
+    """As many masks as asked for, neither the left nor the right ones."""
+    return torch.tensor([[1, 0, 0, 0, 1], [1, 0, 0, 0, 0]]).bool()
+
+
 RIGHT = {
     "1.1": [9.0, torch.tensor(9.0), lambda a: a / (1 - a)],
     "1.2": [
@@ -388,6 +416,20 @@ RIGHT = {
         ),
     ],
     "8.3": [choose],
+    "9.1": [
+        by_masks,
+        lambda nats, steps: (
+            step_weights(steps, len(nats)) @ torch.tensor(nats).double()
+        ),
+    ],
+    "9.2": [
+        rightmost,
+        lambda step: step.best(torch.arange(5.0).expand(step.ids.shape)),
+    ],
+    "9.3": [
+        lambda p, steps: 1 - unmasking.race_share(p / steps),
+        lambda p, steps: 1 - float(unmasking.race_share(p / steps, 24)),
+    ],
 }
 
 WRONG = {
@@ -700,6 +742,49 @@ WRONG = {
         (lambda rows, share, steps: rows[5], "smallest"),
         (lambda rows, share, steps: 0.12, "one of the rows"),
     ],
+    "9.1": [
+        (lambda nats, steps: by_masks(nats, steps, lambda k: 1), "without"),
+        (lambda nats, steps: by_masks(nats, steps, lambda k: steps), "1/T"),
+        (
+            lambda nats, steps: by_masks(nats, steps, lambda k: k / steps),
+            "not averaged",
+        ),
+        (
+            lambda nats, steps: sum(v / n for n, v in enumerate(nats, 1)),
+            "continuous time",
+        ),
+        (
+            lambda nats, steps: sum(
+                nats[round(len(nats) * k / steps) - 1] / k
+                for k in range(1, steps + 1)
+            ),
+            "binomial",
+        ),
+        (lambda nats, steps: nats[-1], "add up over"),
+        (lambda nats, steps: nats, "shape (6,)"),
+    ],
+    "9.2": [
+        (unmasking.left_to_right, "takes the highest scores"),
+        (lambda step: step.masked, "reveal `step.quota`"),
+        (lambda step: ~step.masked, "visible position"),
+        (lambda step: step.masked[:1], "shape (1, 5)"),
+        (lambda step: step.masked.long(), "True and False"),
+        (lambda step: step.masked & False, "reveal `step.quota`"),
+        (
+            lambda step: step.masked & others_of(step),
+            "rightmost masks are wanted",
+        ),
+    ],
+    "9.3": [
+        (lambda p, steps: unmasking.race_share(p / steps), "is drawn; how"),
+        (lambda p, steps: 1 - unmasking.race_share(p), "divide p"),
+        (lambda p, steps: 1 - unmasking.race_share(p / steps, 53), "float64"),
+        (
+            lambda p, steps: 1 - unmasking.race_share(p / steps) ** steps,
+            "T times",
+        ),
+        (lambda p, steps: 0.5, "is p / T"),
+    ],
 }
 
 
@@ -721,7 +806,7 @@ def flatten(table):
 def test_every_exercise_is_tested():
     assert set(exercises.REGISTRY) == set(RIGHT) == set(WRONG)
     assert all(len(wrong) >= 3 for wrong in WRONG.values())
-    for chapter in "1234567":
+    for chapter in "123456789":
         assert sum(n.startswith(f"{chapter}.") for n in RIGHT) >= 3
 
 

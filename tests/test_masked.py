@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dblm_lib import evaluation, likelihood, masked, resources, training
+from dblm_lib import evaluation, likelihood, masked, resources, text, training
 from recipes import tales_mdlm
 
 VOCAB, MASK = 50, 50
@@ -378,7 +378,7 @@ def test_the_recipe_trains_resumes_and_measures(tmp_path, monkeypatch):
         assert torch.equal(old, new)
     with pytest.raises(resources.DataError, match="weighting"):
         tales_mdlm.train(tmp_path, steps=2, weighting="mean")
-    corpus = tales_mdlm.text.load("tales", size=1, valid_size=2)
+    corpus = text.load("tales", size=1, valid_size=2)
     found = evaluation.nats(model, tokenizer, corpus.valid)
     assert found["texts"] == 2
     assert found["bound_above_exact"] == pytest.approx(

@@ -553,3 +553,91 @@ def test_ingredients_come_from_the_folder_that_is_filled(tmp_path):
     )
     (tmp_path / "tokenizer").mkdir()
     assert common.ingredient(tmp_path, "tokenizer") == tmp_path / "tokenizer"
+
+
+# --- the orders of writing ------------------------------------------------------
+
+
+@pytest.fixture
+def small_orders(tmp_path, monkeypatch):
+    """Let the recipe measure a small random masked model, a few ways."""
+    import torch
+
+    from dblm_lib import masked
+
+    monkeypatch.setitem(recipes.PLACES, "tales-mdlm", "checkpoints/tales-mdlm")
+    orders = recipes.load("orders")
+    some = [way for way in orders.ways() if way[2] in (8, 64)]
+    wanted = ("entropy", "threshold 0.5", "first-hitting", "ancestral")
+    ways = [way for way in some if way[1] in wanted and way[:3] != LONG]
+    monkeypatch.setattr(orders, "ways", lambda: ways)
+    monkeypatch.setattr(orders, "LAST_STEPS", 4)
+    torch.manual_seed(0)
+    config = masked.MaskedConfig(
+        vocab_size=1024, n_positions=72, n_embd=8, n_layer=1, n_head=1,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = masked.MaskedDenoiser(config)
+    model.save_pretrained(tmp_path / "checkpoints" / "tales-mdlm")
+    return orders
+
+
+LONG = ("oracle", "ancestral", 64)
+
+
+def test_orders_are_measured_kept_and_not_measured_again(
+    small_orders, tmp_path, monkeypatch
+):
+    folder, work = tmp_path / "out", tmp_path / "work"
+    folder.mkdir()
+    work.mkdir()
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    write = small_orders.write
+    monkeypatch.setattr(small_orders, "write", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        small_orders.make(folder, tmp_path, work, texts=2, oracle_texts=2)
+    assert len(list((work / "points").iterdir())) == 2  # both floors
+    monkeypatch.setattr(small_orders, "write", write)
+    said = small_orders.make(folder, tmp_path, work, texts=2, oracle_texts=2)
+    monkeypatch.setattr(small_orders, "write", stopped)
+    assert said == small_orders.make(
+        folder, tmp_path, work, texts=2, oracle_texts=2
+    )
+    rows = json.loads((folder / "orders.json").read_text("utf-8"))
+    assert said["points"] == len(rows) == len(small_orders.ways())
+    for row, (writer, way, steps, _) in zip(rows, small_orders.ways()):
+        assert (row["writer"], row["way"]) == (writer, way)
+        assert row["num_steps"] == steps and row["temperature"] == 1
+        assert 1 <= row["nfe"] <= steps
+        assert row["texts"] == 2
+        assert "coherent_interval" in row
+    of = {(r["writer"], r["way"], r["num_steps"]): r for r in rows}
+    assert of["tales-mdlm", "first-hitting", 64]["nfe"] == 64
+    assert of["tales-mdlm", "entropy", 8]["nfe"] == 8
+    # What the exact denoiser writes one by one are tales, or nearly.
+    floor = json.loads((folder / "floor.json").read_text("utf-8"))
+    assert [r["num_steps"] for r in floor] == [1, 2, 3, 4, None] * 2
+    exact = [r["above"] for r in floor if r["writer"] == "oracle"]
+    assert exact == sorted(exact, reverse=True)
+    assert abs(exact[-1]) < 1e-3
+
+
+def test_orders_of_other_weights_are_refused(small_orders, tmp_path):
+    """A row belongs to the weights that it was measured with."""
+    task = (tmp_path / "points", tmp_path, "tales-mdlm", "entropy", 8)
+    options = {"order": "entropy"}
+    small_orders.point(*task, options, 1)
+    file = tmp_path / "checkpoints" / "tales-mdlm" / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(resources.DataError, match="weights"):
+        small_orders.point(*task, options, 1)
+
+
+def test_orders_have_names_of_their_own():
+    ways = recipes.load("orders").ways()
+    assert len({way[:3] for way in ways}) == len(ways)
+    assert {way[0] for way in ways} == {"tales-mdlm", "oracle"}
