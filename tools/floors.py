@@ -26,7 +26,7 @@ FLOORS = {
         *("unmasking", "renoising"),
     ),
     2: ("autoregressive", "configuration", "denoiser", "levels", "masked"),
-    3: ("training", "metrics", "likelihood"),
+    3: ("training", "metrics", "likelihood", "popular"),
     4: (
         *("ablation", "diagnostics", "ladder", "repair", "distillation"),
         *("evaluation", "speed"),
