@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -21,6 +22,7 @@ __all__ = [
     "bag_of_ngrams",
     "divergence_curve",
     "k_means",
+    "kl_divergence",
     "mauve",
     "mauve_of_shares",
     "nearest",
@@ -298,13 +300,24 @@ def divergence_curve(p, q, scale=5.0, points=25):
         the ends (1, 0) and (0, 1) added.
     """
     curve = [(1.0, 0.0)]
-    for weight in torch.linspace(1e-6, 1 - 1e-6, points, dtype=torch.float64):
+    for weight in np.linspace(1e-6, 1 - 1e-6, points):
         r = weight * p + (1 - weight) * q
-        curve.append([math.exp(-scale * _kl(a, r)) for a in (q, p)])
+        errors = [kl_divergence(a, r) for a in (q, p)]
+        curve.append([math.exp(-scale * error) for error in errors])
     return torch.tensor([*curve, (0.0, 1.0)], dtype=torch.float64)
 
 
-def _kl(p, r):
+def kl_divergence(p, r):
+    """KL(p || r) of two distributions, in nats; r is nowhere 0 where p is not.
+
+    Parameters
+    ----------
+    p, r : float64 tensors, shape ``(clusters,)``
+
+    Returns
+    -------
+    float
+    """
     here = p > 0
     return (p[here] * (p[here] / r[here]).log()).sum().item()
 
@@ -435,6 +448,9 @@ def two_sample_test(found, real, folds=5, seed=0, penalty=1e-2):
             f"got {folds!r}"
         )
     points = torch.cat([found, real]).double()
+    if points.shape[1] > len(points):
+        # Turned into the space that the points span: the same, but smaller.
+        points = torch.linalg.qr(points.T).R.T
     wanted = torch.cat([torch.ones(len(found)), torch.zeros(len(real))])
     wanted = wanted.double()
     generator = torch.Generator().manual_seed(seed)

@@ -236,6 +236,19 @@ def test_moved_writers_are_told_apart():
     assert more.area > 0.95
 
 
+def test_columns_that_are_always_zero_change_nothing():
+    """The points of many columns are turned into a smaller space."""
+    found, real = clouds(30, moved=2)
+    wide = [
+        torch.cat([part, part.new_zeros(30, 99)], 1) for part in (found, real)
+    ]
+    plain, turned = (
+        popular.two_sample_test(*p) for p in ((found, real), wide)
+    )
+    assert plain.right == turned.right
+    assert plain.area == pytest.approx(turned.area, abs=1e-3)
+
+
 def test_unequal_sizes_do_not_decide_the_accuracy():
     found, real = clouds(300)
     result = popular.two_sample_test(found[:60], real)

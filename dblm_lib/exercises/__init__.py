@@ -55,6 +55,7 @@ CHAPTERS = (
     "autopsy",
     "the_ladder",
     "few_steps",
+    "honest_evaluation",
 )
 for _chapter in CHAPTERS:
     importlib.import_module(f"{__name__}.{_chapter}")
