@@ -4,7 +4,8 @@ Chapter 11. None of them knows a grammar: they count tokens, or compare a
 set of texts with a set of real ones. Sequences are lists of tokens, ids or
 words; features are tensors of shape ``(texts, dim)``. Likelihood under a
 judge is `metrics.judge`, and the share of different n-grams
-`metrics.distinct_n`.
+`metrics.distinct_n`. Beside them stands `nearest`, a measure of the book's
+own: it asks how far tales are from those of the training text.
 """
 
 import math
@@ -91,6 +92,11 @@ def self_bleu(sequences, n=4):
     float
         1 if every text stands there twice. It rises with the number of
         texts: compare equal numbers only.
+
+    Raises
+    ------
+    ValueError
+        If there is no other text, or n is no whole number above 0.
     """
     _check_some(sequences, 2)
     _check_whole("n", n)
@@ -143,6 +149,11 @@ def ngram_divergence(found, real, n=2):
         From 0 to log 2. It is above 0 for two sets from one source, the
         more so the fewer they are: its value for real against real texts is
         the zero to read it by.
+
+    Raises
+    ------
+    ValueError
+        If a set holds no n-gram, or n is no whole number above 0.
     """
     counts = [_shares(sequences, n) for sequences in (found, real)]
     total = 0.0
@@ -185,6 +196,11 @@ def states(model, tokenizer, texts, batch_size=100):
     -------
     tensor, shape ``(texts, hidden)``
         Behind the text's last token, after the final layer norm.
+
+    Raises
+    ------
+    ValueError
+        If there are no texts.
     """
     if isinstance(texts, str) or not texts:
         raise ValueError(f"give a list of texts; got {texts!r}")
@@ -218,6 +234,11 @@ def k_means(points, clusters, seed=0, restarts=5, rounds=500):
     Returns
     -------
     tensor of ids, shape ``(n,)``
+
+    Raises
+    ------
+    ValueError
+        If there are more clusters than points, or none.
     """
     if not (checks.is_whole(clusters) and clusters <= len(points)):
         raise ValueError(
@@ -440,6 +461,11 @@ def two_sample_test(found, real, folds=5, seed=0, penalty=1e-2):
     Returns
     -------
     TwoSample
+
+    Raises
+    ------
+    ValueError
+        If there are fewer texts than folds, or fewer than two folds.
     """
     least = min(len(found), len(real))
     if not (checks.is_whole(folds) and 2 <= folds <= least):
@@ -516,6 +542,11 @@ def nearest(found, known):
     tensor of int, shape ``(found,)``
         0 for a copy, 1 for a copy with one choice changed, which letters
         alone do not show.
+
+    Raises
+    ------
+    ValueError
+        If there are no tales to compare.
     """
     for rows in (found, known):
         _check_some(rows)
