@@ -44,6 +44,7 @@ _MODULES = (
     "muon",
     "noising",
     "plots",
+    "popular",
     "posterior",
     "processes",
     "prompts",

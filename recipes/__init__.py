@@ -18,6 +18,7 @@ PLACES = {
     "tales-dblm": "checkpoints/tales-dblm",
     "samplers": "samplers",
     "tales-mdlm": "checkpoints/tales-mdlm",
+    "orders": "orders",
 }
 
 

@@ -38,6 +38,8 @@ QUOTAS = (
 )
 COOL = ("left-to-right", "entropy")
 TAUS = (0.5, 0.7, 0.9, 0.95)
+# From the left, along with what is surer than that.
+SURE = (0.9, 0.97, 0.99)
 BOUNDS = (0.02, 0.1, 0.5, 2.0)
 ORACLE_STEPS = (8, 32, 128)
 LAST_STEPS = 256  # of the T-step bounds
@@ -66,6 +68,12 @@ def ways():
     for tau in TAUS:
         kind = {"order": "threshold", "tau": tau}
         found.append((f"threshold {tau:g}", 64, kind))
+    for tau in SURE:
+        kind = {"order": "left-to-right", "tau": tau}
+        found.append((f"left-to-right, sure {tau:g}", 64, kind))
+    for heat in (0.9, 0.8):
+        cool = {"order": "left-to-right", "tau": SURE[-1], "temperature": heat}
+        found.append((f"left-to-right, sure at {heat:g}", 64, cool))
     for bound in BOUNDS:
         kind = {"order": "entropy-bound", "bound": bound}
         found.append((f"entropy bound {bound:g}", 64, kind))

@@ -114,6 +114,30 @@ def choose(rows, share, steps):
     return min(good, key=lambda row: row["slot_distance"])
 
 
+def shuffled(rows, rng):
+    return [rng.sample(row, len(row)) for row in rows]
+
+
+def zero(measure, draw, count, repeats):
+    pairs = [(draw(count), draw(count)) for _ in range(repeats)]
+    return sum(measure(a, b) for a, b in pairs) / repeats
+
+
+def sets_first(measure, draw, count, repeats):
+    """All first sets are drawn before all others."""
+    ones, others = ([draw(count) for _ in range(repeats)] for _ in range(2))
+    return sum(map(measure, ones, others)) / repeats
+
+
+def gap_of(one, other):
+    return sum(a != b for a, b in zip(one, other))
+
+
+def changed_share(found, known, slots, of=min, least=1):
+    nearest = [of(gap_of(tale, k) for k in known) for tale in found]
+    return sum(least <= n <= slots for n in nearest) / len(found)
+
+
 def noise_rest(x0, eps, alpha, sigma, keep):
     return torch.where(keep[..., None], x0, alpha * x0 + sigma * eps)
 
@@ -430,6 +454,14 @@ RIGHT = {
         lambda p, steps: 1 - unmasking.race_share(p / steps),
         lambda p, steps: 1 - float(unmasking.race_share(p / steps, 24)),
     ],
+    "11.1": [
+        shuffled,
+        lambda rows, rng: [
+            sorted(r, key=lambda _: rng.random()) for r in rows
+        ],
+    ],
+    "11.2": [zero, sets_first],
+    "11.3": [changed_share, lambda f, k, s: changed_share(f, set(k), s)],
 }
 
 WRONG = {
@@ -784,6 +816,41 @@ WRONG = {
             "T times",
         ),
         (lambda p, steps: 0.5, "is p / T"),
+    "11.1": [
+        (lambda rows, rng: rows, "as they came in"),
+        (lambda rows, rng: rows[:2], "as many as came in"),
+        (lambda rows, rng: [sorted(row) for row in rows], "which order"),
+        (lambda rows, rng: [row[:-1] for row in rows], "as often as before"),
+        (lambda rows, rng: [[*row, "end"] for row in rows], "add none"),
+        (lambda rows, rng: ["a text"] * len(rows), "a list of tokens"),
+        (lambda rows, rng: [rng.shuffle(r) or r[::-1] for r in rows], "copy"),
+    ],
+    "11.2": [
+        (lambda m, d, n, k: m(*[d(n)] * 2), "4 repetitions need 8"),
+        (lambda m, d, n, k: zero(m, d, n, k) * k, "the sum"),
+        (lambda m, d, n, k: 0.07, "use `draw(count)`"),
+        (lambda m, d, n, k: zero(m, d, k, k), "`count` texts"),
+        (
+            lambda m, d, n, k: sum(m(a, a) for a in map(d, [n] * k)) / k,
+            "two fresh sets",
+        ),
+        (
+            lambda m, d, n, k: np.mean([m(d(n), a) for a in [d(n)] * k]),
+            "not one of them",
+        ),
+        (
+            lambda m, d, n, k: max(m(d(n), d(n)) for _ in range(k)),
+            "the mean was asked for",
+        ),
+    ],
+    "11.3": [
+        (lambda f, k, s: changed_share(f, k, s, least=0), "a copy differs"),
+        (lambda f, k, s: changed_share(f, k, s) * len(f), "divide by"),
+        (lambda f, k, s: changed_share(f, k, s - 1), "at most"),
+        (lambda f, k, s: changed_share(f, k, s, least=s), "exactly"),
+        (lambda f, k, s: changed_share(f, k[:1], s), "every known tale"),
+        (lambda f, k, s: changed_share(f, k, s, of=max), "not the largest"),
+        (lambda f, k, s: 0.5, "take the smallest"),
     ],
 }
 
@@ -806,7 +873,7 @@ def flatten(table):
 def test_every_exercise_is_tested():
     assert set(exercises.REGISTRY) == set(RIGHT) == set(WRONG)
     assert all(len(wrong) >= 3 for wrong in WRONG.values())
-    for chapter in "123456789":
+    for chapter in (*"123456789", "11"):
         assert sum(n.startswith(f"{chapter}.") for n in RIGHT) >= 3
 
 

@@ -29,7 +29,7 @@ FLOORS = {
         *("autoregressive", "configuration", "denoiser", "levels", "masked"),
         "writing",
     ),
-    3: ("training", "metrics", "likelihood"),
+    3: ("training", "metrics", "likelihood", "popular"),
     4: (
         *("ablation", "diagnostics", "ladder", "repair", "distillation"),
         *("evaluation", "speed"),

@@ -56,6 +56,7 @@ CHAPTERS = (
     "the_ladder",
     "few_steps",
     "masked_diffusion",
+    "honest_evaluation",
 )
 for _chapter in CHAPTERS:
     importlib.import_module(f"{__name__}.{_chapter}")
