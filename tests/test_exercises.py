@@ -816,6 +816,7 @@ WRONG = {
             "T times",
         ),
         (lambda p, steps: 0.5, "is p / T"),
+    ],
     "11.1": [
         (lambda rows, rng: rows, "as they came in"),
         (lambda rows, rng: rows[:2], "as many as came in"),
