@@ -62,18 +62,29 @@ def _steps_cost(answer):
     return "the same table gives the bound for every number of steps."
 
 
+class _Step:
+    """Of `unmasking.Step` what an order by places may look at."""
+
+    def __init__(self, masked, quota):
+        self.ids, self.masked, self.quota = masked.long(), masked, quota
+
+    def best(self, scores):
+        """The ``quota`` masks of each row with the highest scores."""
+        scores = scores.masked_fill(~self.masked, -math.inf)
+        rank = scores.argsort(1, descending=True, stable=True).argsort(1)
+        return self.masked & (rank < self.quota[:, None])
+
+
 @exercise("9.2")
 def _from_the_end(answer):
     """``right_to_left(step)``: an order of your own."""
     import torch
 
-    from .. import unmasking
-
     masked = torch.tensor(
         [[True, True, False, True, True], [True, False, False, False, True]]
     )
     quota = torch.tensor([2, 1])
-    step = unmasking.Step(masked.long(), masked, quota, None, None, None, None)
+    step = _Step(masked, quota)
     got = ask(answer, step)
     if not (hasattr(got, "dtype") and got.dtype == torch.bool):
         raise Hint(
@@ -92,7 +103,8 @@ def _from_the_end(answer):
         return "the rightmost masks, as many as the quota asks for."
     if bool((got & ~masked).any()):
         raise Hint("a visible position was chosen: reveal masks only.")
-    if torch.equal(got, unmasking.left_to_right(step)):
+    leftmost = torch.tensor([[True, True] + [False] * 3, [True] + [False] * 4])
+    if torch.equal(got, leftmost):
         raise Hint("that is left to right: `best` takes the highest scores.")
     if not torch.equal(got.sum(1), quota):
         raise Hint(
