@@ -27,10 +27,10 @@ __all__ = [
     "SAMPLERS",
     "Written",
     "fills",
-    "frames",
     "generate",
     "generate_ids",
     "noise_of",
+    "panel",
     "sampler_of",
     "words",
 ]
@@ -308,7 +308,7 @@ def words(row, tokenizer, mask_id, blank=" _"):
     return "".join(found[:-1])
 
 
-def frames(course, tokenizer, mask_id, row=0, count=None):
+def panel(course, tokenizer, mask_id, row=0, count=None):
     """A recorded text as `widgets.theatre` draws it.
 
     Parameters

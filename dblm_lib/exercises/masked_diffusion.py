@@ -71,8 +71,8 @@ class _Step:
     def best(self, scores):
         """The ``quota`` masks of each row with the highest scores."""
         scores = scores.masked_fill(~self.masked, -math.inf)
-        rank = scores.argsort(1, descending=True, stable=True).argsort(1)
-        return self.masked & (rank < self.quota[:, None])
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        return self.masked & (order.argsort(dim=1) < self.quota[:, None])
 
 
 @exercise("9.2")
