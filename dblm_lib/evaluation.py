@@ -474,17 +474,11 @@ def evaluate(
     )
     for title, (n, count, given, sampler) in jobs.items():
         start = time.perf_counter()
-        nfe = []
+        nfe, options = [], dict(sampler)
+        if writing.fills(model):
+            options["nfe"] = nfe
         texts = write(
-            model,
-            tokenizer,
-            count,
-            n,
-            seed,
-            given,
-            bar=bar,
-            nfe=nfe,
-            **sampler,
+            model, tokenizer, count, n, seed, given, bar=bar, **options
         )
         seconds = time.perf_counter() - start
         if title == "prompts":
