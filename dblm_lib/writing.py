@@ -30,8 +30,8 @@ __all__ = [
     "generate",
     "generate_ids",
     "noise_of",
-    "panel",
     "sampler_of",
+    "theatre_panel",
     "words",
 ]
 
@@ -308,7 +308,7 @@ def words(row, tokenizer, mask_id, blank=" _"):
     return "".join(found[:-1])
 
 
-def panel(course, tokenizer, mask_id, row=0, count=None):
+def theatre_panel(course, tokenizer, mask_id, row=0, count=None):
     """A recorded text as `widgets.theatre` draws it.
 
     Parameters

@@ -258,7 +258,7 @@ def test_frames_are_the_way_from_masks_to_the_text(model, tokenizer):
         model, tokenizer, "Anna", num_steps=6, record=True, order="random"
     )
     mask_id = model.config.mask_id
-    found = writing.panel(made.course, tokenizer, mask_id)
+    found = writing.theatre_panel(made.course, tokenizer, mask_id)
     rows, sure = found["frames"], found["confidence"]
     assert len(rows) == len(sure) == 7 and sure.shape == (7, 24)
     masks = [row.count(writing.BLANK) for row in rows]
@@ -272,19 +272,19 @@ def test_frames_are_the_way_from_masks_to_the_text(model, tokenizer):
     assert bool((sure[0, 5:] < 1).all()) and bool((sure[-1] == 1).all())
     ids = made.ids[0].tolist()
     assert rows[-1] == [tokenizer.decode([i]) for i in ids]
-    longer = writing.panel(made.course, tokenizer, mask_id, count=9)
+    longer = writing.theatre_panel(made.course, tokenizer, mask_id, count=9)
     assert longer["frames"] == rows + rows[-1:] * 2
     assert longer["confidence"].shape == (9, 24)
     with pytest.raises(ValueError, match="has 7 frames; got count 6"):
-        writing.panel(made.course, tokenizer, mask_id, count=6)
+        writing.theatre_panel(made.course, tokenizer, mask_id, count=6)
     bare = writing.generate(model, tokenizer, num_steps=2)
     with pytest.raises(ValueError, match="record=True"):
-        writing.panel(bare.course, tokenizer, mask_id)
+        writing.theatre_panel(bare.course, tokenizer, mask_id)
 
 
 def test_frames_are_what_the_theatre_plays(model, tokenizer):
     made = writing.generate(model, tokenizer, num_steps=4, record=True)
-    panel = writing.panel(made.course, tokenizer, model.config.mask_id)
+    panel = writing.theatre_panel(made.course, tokenizer, model.config.mask_id)
     figure = widgets.theatre(
         [{"label": "a", "panels": [panel | {"verdict": "none"}]}],
         alt="A text.",

@@ -82,7 +82,7 @@ def theatre(
         The end-of-text token; None if there is none.
     blank : str, optional
         The token that stands for a mask, such as `writing.BLANK`; what
-        `writing.panel` makes of a recorded course are frames with it.
+        `writing.theatre_panel` makes of a recorded course are frames with it.
     separator, title, start, play, autoplay, interval, name
         As in `token_explorer`.
 
