@@ -114,7 +114,9 @@ def test_masks_are_trained_as_the_books_model_is(filling, stories, capsys):
     backbone = resources.load_backbone("tales-gpt2")
     ids, _ = text.encode_batch(corpus.train, backbone.tokenizer, 16)
     resources.seed_everything(0)
-    model = masked.MaskedDenoiser.from_backbone(backbone, seq_len=16)
+    model = masked.MaskedDenoiser.from_backbone(
+        backbone, seq_len=16, **masked.TRAINED_WITH["mask"]
+    )
     config = ladder.recipe(
         ladder.REPAIRED, steps=3, batch_size=4, warmup=1, ema=0.0, seed=0
     )
