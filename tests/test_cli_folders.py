@@ -87,7 +87,8 @@ def test_all_of_them_at_once_are_there_afterwards(tmp_path, capsys, stories):
         put(tmp_path / "thesis", name, f"the reader's {name}")
     before = snapshot(tmp_path)
     arguments = "train", "--out", tmp_path / "thesis", "--text", stories
-    assert str(len(NAMES)) not in mistake(capsys, *arguments, *PROPOSAL)
+    said = mistake(capsys, *arguments, *PROPOSAL)
+    assert 0 < sum(name in said for name in NAMES) < len(NAMES) // 2
     mistake(capsys, *arguments, "--resume", code=1)
     assert snapshot(tmp_path) == before
 
@@ -412,7 +413,9 @@ def test_the_canvas_of_training_is_the_canvas_of_sampling(either, capsys):
         assert code == 0
         return max(len(tokenizer(x)["input_ids"]) for x in out.splitlines())
 
-    assert longest() <= 16 < longest("--length", 40) <= 40
+    # Read again, a text of a model that has learnt little may take some
+    # tokens more than were written.
+    assert longest() <= 24 < longest("--length", 60) <= 75
     most = 256 - filling
     said = f"knows {most} positions: --length is {most} at most, not 257"
     assert said in mistake(capsys, *few, "--length", 257)
