@@ -353,6 +353,26 @@ def test_the_loss_takes_the_rates_in_place_of_the_time():
     assert loss.item() == pytest.approx(want.item(), rel=1e-5)
 
 
+def test_training_attends_where_the_model_does():
+    """Both sides: also where eager attention has a causal mask of its own."""
+    model, ids = make(), texts()
+    seen = []
+
+    def loss(network, batch):
+        seen.append(network.config._attn_implementation)
+        seen.append(network(canvases()).detach())
+        return training.masked_loss(network, batch)
+
+    expected = model(canvases()).detach()
+    config = training.TrainConfig(steps=1, batch_size=2, precision="fp32")
+    everywhere = torch.ones_like(ids, dtype=torch.bool)
+    training.train(model, ids, everywhere, config, loss, progress=False)
+    torch.testing.assert_close(seen[1], expected, rtol=1e-4, atol=1e-4)
+    model.trunk.h[0].attn.register_buffer("bias", torch.ones(1))
+    training.train(model, ids, everywhere, config, loss, progress=False)
+    assert seen[2] == "sdpa"
+
+
 def test_a_batch_without_masks_is_no_error():
     model, ids = make(), texts()
     batch = batch_of(model, ids)

@@ -349,7 +349,7 @@ def _fast_attention(model, device):
     """
     config = getattr(model, "config", None)
     before = getattr(config, "_attn_implementation", None)
-    changes = device.type == "cpu" and before == "sdpa"
+    changes = device.type == "cpu" and before == "sdpa" and _heeds_mask(model)
     if changes:
         model.set_attn_implementation("eager")
     try:
@@ -357,6 +357,15 @@ def _fast_attention(model, device):
     finally:
         if changes:
             model.set_attn_implementation(before)
+
+
+def _heeds_mask(model):
+    """Whether eager attention looks where the model's mask lets it.
+
+    In early versions of transformers 5 that of GPT-2 is causal in any case:
+    it has a mask of its own, a buffer of each block.
+    """
+    return not any(n.endswith("attn.bias") for n, _ in model.named_buffers())
 
 
 @contextlib.contextmanager
